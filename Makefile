@@ -1,0 +1,72 @@
+# The commands of the project. `make` alone lists them.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+export VENV := $(abspath $(VENV))
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install repro gate lineage runtime verify test lint docs data lock
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
+
+install: $(VENV)/.pipeline ## make .venv with the locked environment
+
+repro: $(VENV)/.pipeline ## build the model: run every stage whose inputs changed
+	@PATH="$(BIN):$$PATH" dvc repro
+
+gate: $(VENV)/.pipeline ## print the verdict on the model, exit 1 when a gate failed
+	@$(BIN)/python -m tools.gate
+
+lineage: $(VENV)/.pipeline ## print the commit and hashes that the model came from (REV=git-revision)
+	@$(BIN)/python -m tools.lineage $(if $(REV),--rev $(REV))
+
+runtime: $(VENV)/.pipeline ## print paths, versions, device and threads, with reasons (JSON=1: as JSON)
+	@docker/run --no-log python -m tools.runtime $(if $(JSON),--json)
+
+verify: $(VENV)/.pipeline ## rebuild HEAD in an empty clone and compare every byte
+	@PATH="$(BIN):$$PATH" python -m tools.verify
+
+test: $(VENV)/.dev ## run the test suite (ARGS="-k train" for a part)
+	@docker/run --no-log python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev ## check style, types and that docs match the code
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/python -m tools.docs --check
+
+docs: $(VENV)/.dev ## rewrite the generated parts of README.md and docs/
+	@$(BIN)/python -m tools.docs
+
+data: $(VENV)/.pipeline ## rewrite the default rows in data/raw
+	@$(BIN)/python -m tools.generate
+
+lock: $(VENV)/.uv ## resolve the environments anew into requirements/
+	@$(COMPILE) --group pipeline -o requirements/pipeline.txt
+	@$(COMPILE) --group dev -c requirements/pipeline.txt -o requirements/dev.txt
+
+# Resolved without any local wheel folder, so that torch is 2.13.0 and never 2.13.0+cpu.
+COMPILE := env -u UV_FIND_LINKS -u PIP_FIND_LINKS $(BIN)/uv pip compile --quiet --upgrade --universal \
+	--python-version 3.11 --no-header --no-annotate --no-emit-index-url
+
+# uv does not read pip's settings; a find-links folder with a CPU build of torch saves gigabytes of CUDA.
+UV_INSTALL = UV_FIND_LINKS="$${UV_FIND_LINKS-$$($(BIN)/pip config list | sed -n "s/.*find-links='\(.*\)'/\1/p" | head -1)}" \
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode
+
+$(VENV)/.uv:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "$$($(PYTHON) --version) will not do: Python 3.11 to 3.13 is needed, such as PYTHON=python3.12" >&2; exit 1; }
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check uv
+	@touch $@
+
+$(VENV)/.pipeline: $(VENV)/.uv pyproject.toml requirements/pipeline.txt
+	@echo "installing requirements/pipeline.txt"
+	@$(UV_INSTALL) -c requirements/pipeline.txt --group pipeline
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.pipeline requirements/dev.txt
+	@echo "installing requirements/dev.txt"
+	@$(UV_INSTALL) -c requirements/pipeline.txt -c requirements/dev.txt --group dev
+	@touch $@

@@ -1,0 +1,145 @@
+"""Files: outputs that appear whole or not at all, JSON with one spelling, content hashes."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import click
+
+# What makes a folder's tokenizer and chat template, in the spellings of the model hub.
+CHAT_FILES = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+
+
+@contextmanager
+def fresh_folder(path: Path) -> Iterator[Path]:
+    """Give an empty sibling of `path` to fill; on success it becomes `path`, on any failure it vanishes.
+
+    Every file in it is made readable for group and world: safetensors files are written 0600, which other
+    users of a shared cache and of containers could not read.
+
+    Raises:
+        click.ClickException: `path` cannot be written.
+    """
+    building = path.with_name(f".{path.name}.building")
+    with _named_errors(path):
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(parents=True)
+    try:
+        with _named_errors(path):
+            yield building
+            for file in (building, *building.rglob("*")):
+                file.chmod(0o755 if file.is_dir() else 0o644)
+            if path.exists():
+                shutil.rmtree(path)
+            building.rename(path)
+    except click.ClickException as error:
+        raise click.ClickException(error.message.replace(str(building), str(path))) from None
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def write_texts(texts: dict[Path, str]) -> None:
+    """Write several text files; none of them changes unless all of them could be written."""
+    written = []
+    try:
+        for path, text in texts.items():
+            with _named_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if path.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+                building = path.with_name(f".{path.name}.building")
+                written.append((building, path))
+                building.write_text(text, encoding="utf-8", newline="\n")
+                building.chmod(0o644)
+        for building, path in written:
+            with _named_errors(path):
+                building.replace(path)
+    finally:
+        for building, _ in written:
+            with suppress(NotADirectoryError):
+                building.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as the one JSON text it has (sorted keys, two spaces, newline at the end), atomically."""
+    write_texts({path: dump_json(value)})
+
+
+def dump_json(value: Any) -> str:
+    """Give the one JSON text of `value` that this project writes."""
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def dump_rows(rows: list[dict[str, Any]]) -> str:
+    """Give `rows` as JSON Lines."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read JSON Lines that an earlier stage wrote.
+
+    Raises:
+        click.ClickException: the file is missing or empty.
+    """
+    require(path, "dvc repro")
+    # Not splitlines(): a text may hold U+2028, which is a line's end to Python and none to JSON.
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    if not rows:
+        raise click.ClickException(f"{path}: no rows; more data or another preprocess.val_fraction is needed")
+    return rows
+
+
+def require(path: Path, command: str) -> None:
+    """Fail with the command that makes `path` when it does not exist."""
+    if not path.exists():
+        raise click.ClickException(f"{path}: no such file or folder; run `{command}` first")
+
+
+def sha256(path: Path) -> str:
+    """Hash one file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Map every file below `folder` (as a sorted, relative POSIX path) to its sha256."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): sha256(file) for file in files}
+
+
+def digest(folder: Path) -> str:
+    """Hash a folder: the sha256 of the list of its files and their hashes, in `sha256sum` format."""
+    lines = [f"{value}  {name}\n" for name, value in hashes(folder).items()]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def size_bytes(folder: Path) -> int:
+    """Add up the sizes of the weight files in `folder`."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+@contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (None, errno.ENOENT):  # something that was to be read
+            raise
+        raise click.ClickException(
+            f"{path}: cannot be written ({error.strerror}); check the folder's owner and free space"
+        ) from None

@@ -1,0 +1,202 @@
+"""Files: outputs appear whole or not at all, are readable by everybody, and have one spelling."""
+
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from stages import awq, base, eval, merge, preprocess, report, train
+from stages.common import files
+
+
+@pytest.fixture
+def strict_umask() -> Iterator[None]:
+    """Create files that only their owner may read, unless told otherwise."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+def modes(folder: Path) -> dict[str, str]:
+    """Give the permissions of a folder and all that is in it."""
+    return {
+        path.relative_to(folder).as_posix(): oct(path.stat().st_mode & 0o777) for path in (folder, *folder.rglob("*"))
+    }
+
+
+def test_a_fresh_folder_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    out = tmp_path / "models" / "base"
+    for content in ("old", "new"):
+        with files.fresh_folder(out) as folder:
+            (folder / content).write_text(content)
+    assert [path.name for path in out.iterdir()] == ["new"]
+    assert [path.name for path in out.parent.iterdir()] == ["base"]
+
+
+def test_a_failure_leaves_the_old_folder_and_nothing_else(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with files.fresh_folder(out) as folder:
+        (folder / "file").write_text("old")
+    with pytest.raises(KeyError), files.fresh_folder(out) as folder:
+        (folder / "file").write_text("new")
+        raise KeyError
+    assert (out / "file").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_failure_without_an_old_folder_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), files.fresh_folder(tmp_path / "out") as folder:
+        (folder / "file").write_text("new")
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_an_interrupted_run_left_is_not_taken_over(tmp_path: Path) -> None:
+    (tmp_path / ".out.building").mkdir()
+    (tmp_path / ".out.building" / "half").write_text("half")
+    with files.fresh_folder(tmp_path / "out") as folder:
+        (folder / "file").write_text("new")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["file"]
+
+
+def test_a_missing_input_is_not_called_an_unwritable_output(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), files.fresh_folder(tmp_path / "out"):
+        (tmp_path / "input").read_text()
+
+
+def test_errors_name_the_folder_that_was_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(click.ClickException) as raised, files.fresh_folder(tmp_path / "out") as folder:
+        raise click.ClickException(f"{folder / 'config.json'}: no such file")
+    assert raised.value.message == f"{tmp_path}/out/config.json: no such file"
+
+
+@pytest.mark.usefixtures("strict_umask")
+def test_outs_are_readable_by_group_and_world(tmp_path: Path) -> None:
+    with files.fresh_folder(tmp_path / "out") as folder:
+        (folder / "below").mkdir()
+        (folder / "below" / "file").write_text("text")
+    files.write_texts({tmp_path / "text": "text"})
+    assert modes(tmp_path / "out") == {".": "0o755", "below": "0o755", "below/file": "0o644"}
+    assert oct((tmp_path / "text").stat().st_mode & 0o777) == "0o644"
+
+
+def test_several_texts_are_written_together_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "first").write_text("old")
+    (tmp_path / "blocked").write_text("a file, no folder")
+    with pytest.raises(click.ClickException):
+        files.write_texts({tmp_path / "first": "new", tmp_path / "blocked" / "second": "new"})
+    assert (tmp_path / "first").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["blocked", "first"]
+
+
+def test_a_folder_in_the_place_of_one_text_stops_all_of_them(tmp_path: Path) -> None:
+    (tmp_path / "second").mkdir()
+    with pytest.raises(click.ClickException) as raised:
+        files.write_texts({tmp_path / "first": "new", tmp_path / "second": "new"})
+    assert raised.value.message == (
+        f"{tmp_path}/second: cannot be written (Is a directory); check the folder's owner and free space"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["second"]
+
+
+def test_a_text_that_is_no_unicode_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        files.write_texts({tmp_path / "first": "new", tmp_path / "second": "\ud800"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_has_one_spelling(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "file", {"b": 1.5, "a": ["é"]})
+    assert (tmp_path / "file").read_bytes() == '{\n  "a": [\n    "é"\n  ],\n  "b": 1.5\n}\n'.encode()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.dump_json(float("nan"))
+
+
+def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
+    rows = [
+        {"text": f"before{mark}after"} for mark in ("\n", "\r\n", "\r", "\x0b", "\x1c", "\x85", "\u2028", "😀", '"')
+    ]
+    files.write_texts({tmp_path / "rows.jsonl": files.dump_rows(rows)})
+    assert files.read_rows(tmp_path / "rows.jsonl") == rows
+    with (tmp_path / "rows.jsonl").open("rb") as file:
+        assert [json.loads(line) for line in file] == rows
+
+
+def test_missing_and_empty_rows_are_errors(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    with pytest.raises(click.ClickException) as raised:
+        files.read_rows(path)
+    assert raised.value.message == f"{path}: no such file or folder; run `dvc repro` first"
+    path.write_text("")
+    with pytest.raises(click.ClickException) as raised:
+        files.read_rows(path)
+    assert raised.value.message == f"{path}: no rows; more data or another preprocess.val_fraction is needed"
+
+
+def test_a_folders_hash_is_that_of_its_sha256sum_list(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "one").write_bytes(b"1")
+    (tmp_path / "a.bin").write_bytes(b"\0" * 100_000)
+    listed = subprocess.run(["sha256sum", "a.bin", "b/one"], cwd=tmp_path, capture_output=True, check=True).stdout
+    assert files.digest(tmp_path) == hashlib.sha256(listed).hexdigest()
+    assert [f"{value}  {name}" for name, value in files.hashes(tmp_path).items()] == listed.decode().splitlines()
+
+
+def test_only_weight_files_count_as_size(tmp_path: Path) -> None:
+    (tmp_path / "model-1.safetensors").write_bytes(b"12345")
+    (tmp_path / "model-2.safetensors").write_bytes(b"123")
+    (tmp_path / "config.json").write_bytes(b"{}")
+    assert files.size_bytes(tmp_path) == 8
+
+
+BLOCKED = "cannot be written (Not a directory); check the folder's owner and free space"
+EXISTS = "cannot be written (File exists); check the folder's owner and free space"
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "message"),
+    [
+        (base.main, "--out blocked/out", f"blocked/out: {BLOCKED}"),
+        (preprocess.main, "--out blocked/out", f"blocked/out/train.jsonl: {BLOCKED}"),
+        (preprocess.main, "--out out --plot blocked/plot.csv", f"blocked/plot.csv: {EXISTS}"),
+        (train.main, "--out blocked/out --curves curves --metrics scores.json", f"blocked/out: {BLOCKED}"),
+        (train.main, "--out out --curves blocked/curves --metrics scores.json", f"blocked/curves: {BLOCKED}"),
+        (merge.main, "--out blocked/out", f"blocked/out: {BLOCKED}"),
+        (awq.main, "--out blocked/out", f"blocked/out: {BLOCKED}"),
+        (
+            eval.main,
+            "--model models/base --metrics blocked/scores.json --answers answers",
+            f"blocked/scores.json: {EXISTS}",
+        ),
+        (
+            report.main,
+            "--gates gates.json --lineage lineage.json --card blocked/card.md",
+            f"blocked/card.md: {EXISTS}",
+        ),
+    ],
+)
+def test_an_unwritable_output_is_named(
+    params: Callable[..., Path],
+    fail: Callable[..., str],
+    workspace: Path,
+    scored: Path,
+    main: click.Command,
+    arguments: str,
+    message: str,
+) -> None:
+    folder = params({"eval.rows": 1, "eval.max_new_tokens": 1}).parent
+    (folder / "blocked").write_text("a file, no folder")
+    for name in ("data", "models", "metrics", "requirements"):
+        (folder / name).symlink_to(workspace / name)
+    before = files.hashes(workspace)
+    assert fail(main, *arguments.split()) == message
+    assert files.hashes(workspace) == before
+    assert {path.name for path in folder.iterdir()} - {"out"} == {
+        *("blocked", "data", "metrics", "models", "params.yaml", "requirements")
+    }
+    assert not list((folder / "out").glob("*"))

@@ -1,0 +1,139 @@
+"""docker/run: the environment it sets, what it logs, and how a stage ends."""
+
+import json
+import os
+import pty
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+RUN = Path(__file__).parents[1] / "docker" / "run"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> dict[str, str]:
+    """An environment whose logs land in tmp_path and whose python is this one."""
+    clean = {name: value for name, value in os.environ.items() if name not in ("RUN", "RUNTIME", "IMAGE")}
+    return clean | {"DVC_ROOT": str(tmp_path), "VENV": sys.prefix}
+
+
+def run(home: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([RUN, *arguments], env=home, capture_output=True, text=True)
+
+
+def facts(folder: Path, name: str) -> dict[str, Any]:
+    latest = (folder / "logs" / "latest.txt").read_text(encoding="utf-8").strip()
+    return json.loads((folder / "logs" / latest / name / "runtime.json").read_text(encoding="utf-8"))
+
+
+def console(folder: Path, name: str) -> str:
+    latest = (folder / "logs" / "latest.txt").read_text(encoding="utf-8").strip()
+    return (folder / "logs" / latest / name / "console.log").read_text(encoding="utf-8")
+
+
+def test_output_is_shown_and_logged(home: dict[str, str], tmp_path: Path) -> None:
+    code = "import sys; print('out', flush=True); print('err', file=sys.stderr)"
+    done = run(home, "--name", "train", "python", "-c", code)
+    assert done.returncode == 0
+    assert done.stdout == "out\nerr\n" == console(tmp_path, "train")
+    assert facts(tmp_path, "train")["exit_code"] == 0
+    assert facts(tmp_path, "train")["peak_memory_bytes"] > 1_000_000
+
+
+def test_the_name_is_the_module(home: dict[str, str], tmp_path: Path) -> None:
+    run(home, "python", "-m", "stages.report", "--help")
+    assert "gates" in console(tmp_path, "report")
+
+
+def test_the_exit_code_is_kept(home: dict[str, str], tmp_path: Path) -> None:
+    assert run(home, "--name", "x", "python", "-c", "raise SystemExit(7)").returncode == 7
+    assert facts(tmp_path, "x")["exit_code"] == 7
+    assert run(home, "--name", "y", "python", "-c", "import os; os.kill(os.getpid(), 9)").returncode == 128 + 9
+
+
+def test_sigterm_reaches_the_stage_and_its_end_is_logged(home: dict[str, str], tmp_path: Path) -> None:
+    code = (
+        "import signal, sys\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit('ended cleanly'))\n"
+        "print('ready', flush=True)\n"
+        "signal.pause()"
+    )
+    process = subprocess.Popen(
+        [RUN, "--name", "train", "python", "-c", code], env=home, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=60)[0] == "ended cleanly\n"
+    assert process.returncode == 1
+    assert console(tmp_path, "train").endswith("ended cleanly\n")
+
+
+def test_a_terminal_stays_a_terminal(home: dict[str, str], tmp_path: Path) -> None:
+    code = "import os, sys; print(sys.stdout.isatty(), os.get_terminal_size().columns)"
+    ours, theirs = pty.openpty()
+    subprocess.run(["stty", "cols", "97"], stdin=theirs, check=True)
+    subprocess.run([RUN, "--name", "x", "python", "-c", code], env=home, stdout=theirs, check=True)
+    os.close(theirs)
+    assert b"True 97" in os.read(ours, 1000)
+    assert "True 97" in console(tmp_path, "x")
+
+
+def test_stages_of_one_repro_share_a_run_and_the_next_repro_has_its_own(home: dict[str, str], tmp_path: Path) -> None:
+    script = f"{RUN} --name a true && {RUN} --name b true"
+    subprocess.run(["sh", "-c", script], env=home, check=True, start_new_session=True)
+    (first,) = [path.name for path in (tmp_path / "logs").iterdir() if path.is_dir()]
+    assert {path.name for path in (tmp_path / "logs" / first).iterdir() if path.is_dir()} == {"a", "b"}
+    run(home | {"RUN": "second"}, "--name", "a", "true")
+    assert (tmp_path / "logs" / "latest.txt").read_text() == "second\n"
+    assert (tmp_path / "logs" / "second" / "a" / "console.log").exists()
+
+
+def test_determinism_settings_reach_the_stage_and_win(home: dict[str, str]) -> None:
+    code = "import os; print(os.environ['MKL_CBWR'], os.environ['OMP_NUM_THREADS'], os.environ['HF_HUB_OFFLINE'])"
+    assert run(home | {"OMP_NUM_THREADS": "9"}, "--no-log", "python", "-c", code).stdout == "COMPATIBLE 2 1\n"
+    assert run(home, "--no-log", "--name", "base", "python", "-c", code).stdout == "COMPATIBLE 2 0\n"
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"RUNTIME": "podman"}, "docker/run: RUNTIME=podman: must be local or docker\n"),
+        (
+            {"RUNTIME": "docker"},
+            "docker/run: RUNTIME=docker needs IMAGE, the name of an image with requirements/pipeline.txt\n",
+        ),
+        ({"VENV": "/nowhere"}, "docker/run: no environment in /nowhere; run `make install` first\n"),
+    ],
+)
+def test_what_cannot_run_says_what_to_do(home: dict[str, str], environment: dict[str, str], message: str) -> None:
+    done = run(home | environment, "python", "-m", "stages.train")
+    assert done.returncode == 1
+    assert done.stderr == message
+
+
+def test_an_unknown_program_is_one_line(home: dict[str, str]) -> None:
+    done = run(home, "no-such-program")
+    assert done.returncode == 1
+    assert done.stderr == "docker/run: no-such-program: No such file or directory\n"
+
+
+def test_docker_gets_the_callers_uid_the_same_path_and_no_network(home: dict[str, str], tmp_path: Path) -> None:
+    engine = tmp_path / "bin" / "docker"
+    engine.parent.mkdir()
+    engine.write_text('#!/bin/sh\necho "$@"\n')
+    engine.chmod(engine.stat().st_mode | stat.S_IEXEC)
+    docker = home | {"RUNTIME": "docker", "IMAGE": "lockstep", "PATH": f"{engine.parent}:{home['PATH']}"}
+    shown = run(docker, "--name", "eval@awq", "python", "-m", "stages.eval").stdout
+    assert shown.startswith("run --rm --init --name lockstep-eval-awq ")
+    assert f"--user {os.getuid()}:{os.getgid()}" in shown
+    assert f"--volume {tmp_path}:{tmp_path}" in shown
+    assert "--network none" in shown
+    assert "--env MKL_CBWR=COMPATIBLE" in shown
+    assert shown.endswith("lockstep python -m stages.eval\n")
+    assert "--network" not in run(docker, "python", "-m", "stages.base").stdout

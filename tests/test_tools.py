@@ -1,0 +1,96 @@
+"""The commands around the pipeline: what they print, and when they refuse."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from stages.common.skills import SKILLS, WORDINGS
+from tools import gate, generate, lineage
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_default_rows_are_what_the_generator_writes(tmp_path: Path) -> None:
+    done = CliRunner().invoke(generate.main, ["--out", str(tmp_path / "rows.jsonl")])
+    assert done.exit_code == 0
+    assert (tmp_path / "rows.jsonl").read_bytes() == (ROOT / "data/raw/skills.jsonl").read_bytes()
+
+
+def test_the_default_rows_are_different_rows_of_many_skills() -> None:
+    rows = (ROOT / "data/raw/skills.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == len(set(rows)) == 4000
+    assert len(SKILLS) >= 8
+    assert set(SKILLS) == set(WORDINGS)
+    assert all(len(set(wordings)) >= 3 for wordings in WORDINGS.values())
+
+
+def test_runtime_gives_every_fact_with_its_reason() -> None:
+    command = [sys.executable, "-m", "tools.runtime", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    facts = json.loads(done.stdout)
+    assert {"runtime", "python", "torch", "trl", "device", "dtype", "threads"} <= set(facts)
+    assert all(fact["reason"] for fact in facts.values())
+    assert facts["threads"]["value"] == 2
+    assert facts["workspace"]["value"] == str(ROOT)
+
+
+@pytest.mark.parametrize(("passed", "code"), [(True, 0), (False, 1)])
+def test_gate_exits_by_the_verdict_and_names_what_failed(tmp_path: Path, passed: bool, code: int) -> None:
+    verdicts = {
+        "merge_kl_mean": {"value": 1e-6, "limit": 0.001, "bound": "max", "passed": True},
+        "awq_size_ratio": {"value": 0.7, "limit": 0.6, "bound": "max", "passed": passed},
+    }
+    (tmp_path / "gates.json").write_text(json.dumps(verdicts), encoding="utf-8")
+    done = CliRunner().invoke(gate.main, ["--gates", str(tmp_path / "gates.json")])
+    assert done.exit_code == code
+    assert ("gates failed: awq_size_ratio;" in done.stderr) == (not passed)
+    assert done.stdout.splitlines()[0] == "passed  merge_kl_mean   1e-06         max 0.001"
+
+
+def test_gate_without_a_run_says_what_to_do(tmp_path: Path) -> None:
+    done = CliRunner().invoke(gate.main, ["--gates", str(tmp_path / "gates.json")])
+    assert done.exit_code == 1
+    assert done.stderr == f"Error: {tmp_path}/gates.json: no such file or folder; run `make repro` first\n"
+
+
+def test_lineage_of_an_unknown_revision_is_one_line() -> None:
+    done = CliRunner().invoke(lineage.main, ["--rev", "no-such-revision"])
+    assert done.exit_code == 1
+    assert done.stderr.startswith("Error: git log: fatal: ")
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        ("echo same > out.txt", 0, "gives its dvc.lock byte for byte"),
+        ("date +%N > out.txt", 1, "does not give its own bytes: dvc.lock changed; was `make repro` committed?"),
+        ("false", 1, "the pipeline failed in a fresh clone; its own message is above"),
+    ],
+)
+def test_verify_rebuilds_in_an_empty_clone_and_compares(
+    tmp_path: Path, command: str, code: int, message: str
+) -> None:
+    first = "echo same > out.txt" if command == "false" else command
+    stage = "stages:\n  write:\n    cmd: {}\n    deps: [dep.txt]\n    outs: [out.txt]\n"
+    (tmp_path / "dep.txt").write_text("dep\n")
+    (tmp_path / "dvc.yaml").write_text(stage.format(first))
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "GIT_AUTHOR_NAME": "test",
+        "GIT_AUTHOR_EMAIL": "t@example.com",
+    }
+    environment |= {"GIT_COMMITTER_NAME": "test", "GIT_COMMITTER_EMAIL": "t@example.com"}
+    for line in ("git init -q", "dvc init -q", "dvc repro -q"):
+        subprocess.run(line.split(), cwd=tmp_path, env=environment, check=True)
+    (tmp_path / "dvc.yaml").write_text(stage.format(command))
+    subprocess.run("git add -A && git commit -qm run", shell=True, cwd=tmp_path, env=environment, check=True)
+    verify = [sys.executable, "-m", "tools.verify"]
+    done = subprocess.run(verify, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == code
+    assert message in done.stdout + done.stderr
+    assert ("write: out.txt: " in done.stderr) == ("date" in command)

@@ -1,0 +1,300 @@
+"""Train: LoRA on every linear layer and nothing else, the loss on the assistant's words alone, the same bytes again.
+
+Most of it is read off the adapter, scores and curves of the session's one training run.
+"""
+
+import json
+import math
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import pytest
+
+from stages import train as stage
+from stages.common import chat, files
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[1]
+LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def weights(folder: Path) -> "dict[str, Tensor]":
+    from safetensors.torch import load_file
+
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def scores(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics" / "train.json").read_text(encoding="utf-8"))
+
+
+def curve(folder: Path, name: str) -> dict[int, float]:
+    text = (folder / "metrics" / "train" / "plots" / "metrics" / f"{name}.tsv").read_text(encoding="utf-8")
+    header, *rows = [line.split("\t") for line in text.splitlines()]
+    assert header == ["step", name]
+    points = {int(step): float(value) for step, value in rows}
+    assert list(points) == sorted(points)
+    assert len(points) == len(rows)
+    return points
+
+
+@pytest.fixture
+def learn(
+    params: Callable[..., Path], succeed: Callable[..., str], prepared: Path, base: Path
+) -> Callable[..., Path]:
+    """Train in tmp_path on the session's rows with other params, and give the folder."""
+
+    def learn(changes: dict[str, Any]) -> Path:
+        folder = params(changes).parent
+        rows = ("--train", prepared / "train.jsonl", "--val", prepared / "val.jsonl")
+        succeed(stage.main, "--base", base, *rows)
+        return folder
+
+    return learn
+
+
+@pytest.fixture
+def refuse(params: Callable[..., Path], fail: Callable[..., str], prepared: Path, base: Path) -> Callable[..., str]:
+    """Train with params that cannot work, and give the message; nothing may be left."""
+
+    def refuse(changes: dict[str, Any]) -> str:
+        folder = params(changes).parent
+        rows = ("--train", prepared / "train.jsonl", "--val", prepared / "val.jsonl")
+        message = fail(stage.main, "--base", base, *rows)
+        assert not [path for path in folder.rglob("*") if path.is_file() and path.name != "params.yaml"]
+        return message
+
+    return refuse
+
+
+def test_every_linear_layer_and_nothing_else_is_adapted(adapter: Path, base: Path) -> None:
+    from safetensors import safe_open
+
+    with safe_open(base / "model.safetensors", framework="pt") as file:
+        layers = {
+            name.removesuffix(".weight"): file.get_slice(name).get_shape()
+            for name in file.keys()  # noqa: SIM118  not a dict
+            if name.endswith(".weight") and name.split(".")[-2] in LINEAR
+        }
+    assert len(layers) == 2 * 7
+    expected = {}
+    for name, (height, width) in layers.items():
+        expected[f"base_model.model.{name}.lora_A.weight"] = (4, width)
+        expected[f"base_model.model.{name}.lora_B.weight"] = (height, 4)
+    assert {name: tuple(weight.shape) for name, weight in weights(adapter).items()} == expected
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    assert config["target_modules"] == sorted(layers)
+    assert (config["r"], config["lora_alpha"], config["task_type"]) == (4, 8, "CAUSAL_LM")
+
+
+def test_only_the_adapter_is_trained(adapter: Path, workspace: Path, base: Path) -> None:
+    trained = weights(adapter)
+    found = scores(workspace)
+    assert found["trainable_parameters"] == sum(weight.numel() for weight in trained.values())
+    assert all(weight.abs().sum() > 0 for weight in trained.values())
+    manifest = json.loads((base / "manifest.json").read_text(encoding="utf-8"))
+    assert {name: files.sha256(base / name) for name in manifest["files"]} == manifest["files"]
+
+
+def test_the_labels_are_the_assistants_text_and_its_stop_token(prepared: Path, base: Path) -> None:
+    speaker = chat.load(base)
+    rows = files.read_rows(prepared / "val.jsonl")
+    data = stage.tokenised(prepared / "val.jsonl", speaker)
+    assert len(data) == len(rows)
+    for row, ids, labels in zip(rows, data["input_ids"], data["labels"], strict=True):
+        learnt = [label for label in labels if label != -100]
+        answer = speaker.tokenizer.decode(learnt, skip_special_tokens=False)
+        assert answer == row["messages"][-1]["content"] + "<|im_end|>"
+        assert all(label in (-100, token) for token, label in zip(ids, labels, strict=True))
+
+
+def test_the_loss_is_that_of_the_answers_alone(adapter: Path, workspace: Path, prepared: Path, base: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter).eval()
+    losses = []
+    for row in files.read_rows(prepared / "val.jsonl"):
+        encoded = tokenizer.apply_chat_template(
+            row["messages"], return_dict=True, return_assistant_tokens_mask=True, return_tensors="pt"
+        )
+        with torch.inference_mode():
+            logits = model(encoded["input_ids"]).logits[0, :-1]
+        chosen = torch.as_tensor(encoded["assistant_masks"]).reshape(-1)[1:].bool()
+        targets = encoded["input_ids"][0, 1:]
+        losses.append(torch.nn.functional.cross_entropy(logits[chosen], targets[chosen], reduction="none"))
+    # The Trainer takes the mean per batch of 4 rows, then the mean over batches by rows.
+    batches = [losses[start : start + 4] for start in range(0, len(losses), 4)]
+    expected = sum(torch.cat(batch).mean().item() * len(batch) for batch in batches) / len(losses)
+    assert scores(workspace)["eval_loss"] == pytest.approx(expected, abs=2e-4)
+
+
+def test_the_scores_count_rows_tokens_and_steps(adapter: Path, workspace: Path, prepared: Path, base: Path) -> None:
+    found = scores(workspace)
+    train, val = (files.read_rows(prepared / f"{name}.jsonl") for name in ("train", "val"))
+    assert (found["rows_train"], found["rows_val"]) == (len(train), len(val))
+    assert found["steps"] == math.ceil(len(train) / 8)
+    encoded = chat.encode(chat.load(base), [row["messages"] for row in train])
+    assert found["supervised_tokens"] == sum(sum(row.mask) for row in encoded)
+    assert found["total_parameters"] > 10 * found["trainable_parameters"]
+
+
+def test_the_curves_count_optimizer_steps(adapter: Path, workspace: Path) -> None:
+    steps = scores(workspace)["steps"]
+    logged = list(range(2, steps + 1, 2))
+    assert [list(curve(workspace, name)) for name in ("loss", "learning_rate", "grad_norm")] == [logged] * 3
+    assert list(curve(workspace, "eval_loss")) == [steps]
+    assert curve(workspace, "eval_loss")[steps] == pytest.approx(scores(workspace)["eval_loss"], abs=1e-6)
+    assert {path.name for path in (workspace / "metrics" / "train").iterdir()} == {"metrics.json", "plots"}
+
+
+def test_another_process_trains_the_same_bytes(adapter: Path, workspace: Path, tmp_path: Path) -> None:
+    for name in ("params.yaml", "data"):
+        (tmp_path / name).symlink_to(workspace / name)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "base").symlink_to(workspace / "models" / "base")
+    # Sets of strings come in another order there.
+    environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-m", "stages.train"], cwd=tmp_path, env=environment, check=True, timeout=300)
+    assert files.hashes(tmp_path / "models" / "adapter") == files.hashes(adapter)
+    assert files.hashes(tmp_path / "metrics" / "train") == files.hashes(workspace / "metrics" / "train")
+    assert scores(tmp_path) == scores(workspace)
+
+
+def test_no_output_holds_a_path_or_a_host(adapter: Path, workspace: Path) -> None:
+    assert {path.name for path in adapter.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    for folder in (adapter, workspace / "metrics"):
+        for path in folder.rglob("*"):
+            content = path.read_bytes() if path.is_file() else b""
+            for private in (str(workspace), str(ROOT), str(Path.home()), f'"{socket.gethostname()}"'):
+                assert private.encode() not in content, (path, private)
+
+
+def test_accumulating_a_batch_trains_alike(adapter: Path, workspace: Path, learn: Callable[..., Path]) -> None:
+    import torch
+
+    folder = learn({"train.machine.device_batch_size": 8})
+    assert curve(folder, "loss") == pytest.approx(curve(workspace, "loss"), abs=1e-4)
+    # The Trainer's mean over val is one of batches, so it moves a little with their size.
+    assert scores(folder) == pytest.approx(scores(workspace), rel=1e-2)
+    whole, parts = weights(folder / "models" / "adapter"), weights(adapter)
+    for name, weight in whole.items():
+        torch.testing.assert_close(weight, parts[name], rtol=0.05, atol=2e-4)
+
+
+def test_the_params_reach_the_libraries(learn: Callable[..., Path]) -> None:
+    changes = {
+        "train.lora.r": 2,
+        "train.lora.lora_alpha": 3,
+        "train.lora.use_rslora": True,
+        "train.lora.target_modules": ["up_proj", "q_proj"],
+        "train.lora.exclude_modules": ["model.layers.1.mlp.up_proj"],
+        "train.sft.max_steps": 1,
+        "train.sft.learning_rate": 0.5,
+        "train.sft.logging_steps": 1,
+        "train.sft.lr_scheduler_type": "constant",
+        "train.sft.eval_strategy": "no",
+    }
+    folder = learn(changes)
+    trained = weights(folder / "models" / "adapter")
+    assert {tuple(name.split(".")[-4:-2]) for name in trained} == {
+        ("self_attn", "q_proj"),
+        ("mlp", "up_proj"),
+    }
+    assert len(trained) == 2 * 3
+    assert all(2 in weight.shape for weight in trained.values())
+    config = json.loads((folder / "models" / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert (config["lora_alpha"], config["use_rslora"]) == (3, True)
+    assert config["target_modules"] == ["q_proj", "up_proj"]
+    assert curve(folder, "learning_rate") == {1: 0.5}
+    assert list(curve(folder, "eval_loss")) == [1]  # what the scores need, whatever the schedule
+
+
+def test_a_pattern_of_modules_stays_a_pattern(learn: Callable[..., Path]) -> None:
+    folder = learn({"train.lora.target_modules": ".*q_proj", "train.sft.max_steps": 1})
+    config = json.loads((folder / "models" / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert config["target_modules"] == ".*q_proj"
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "device_batch_size", "world_size", "expected"),
+    [
+        (32, 32, 1, (32, 1)),
+        (32, 64, 1, (32, 1)),
+        (32, 8, 1, (8, 4)),
+        (32, 5, 1, (4, 8)),
+        (32, 8, 2, (8, 2)),
+        (32, 8, 4, (8, 1)),
+        (32, 8, 32, (1, 1)),
+        (7, 4, 1, (1, 7)),
+        (1, 1, 1, (1, 1)),
+    ],
+)
+def test_the_global_batch_is_split_exactly(
+    batch_size: int, device_batch_size: int, world_size: int, expected: tuple[int, int]
+) -> None:
+    size, accumulation = stage.split_batch(batch_size, device_batch_size, world_size)
+    assert (size, accumulation) == expected
+    assert size * accumulation * world_size == batch_size
+    assert size <= device_batch_size
+
+
+@pytest.mark.parametrize(("batch_size", "world_size"), [(32, 3), (2, 4)])
+def test_a_batch_that_cannot_be_split_is_an_error(batch_size: int, world_size: int) -> None:
+    with pytest.raises(click.ClickException) as raised:
+        stage.split_batch(batch_size, 8, world_size)
+    assert raised.value.message == f"train.batch_size {batch_size} does not divide by {world_size} processes"
+
+
+def test_the_number_of_processes_comes_from_the_launcher(
+    refuse: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert refuse({}) == "train.batch_size 8 does not divide by 3 processes"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train.lora.target_modules": ["q_porj"]}, r"Target modules \{'q_porj'\} not found in the base model"),
+        ({"train.lora.r": 0}, "`r` should be a positive integer value but the value passed is 0"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_work_leave_nothing(
+    refuse: Callable[..., str], changes: dict[str, Any], message: str
+) -> None:
+    assert re.match(f"params.yaml: train: {message}", refuse(changes))
+
+
+def test_a_training_that_diverges_leaves_nothing(refuse: Callable[..., str]) -> None:
+    message = refuse({"train.sft.learning_rate": 1e30, "train.sft.max_grad_norm": 0.0})
+    assert re.fullmatch(r"eval_loss is nan after \d steps; lower train.sft.learning_rate", message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "models/base/tokenizer.json: no such file; run `dvc repro base` first"),
+        (("--base", "BASE"), "data/prepared/train.jsonl: no such file or folder; run `dvc repro` first"),
+        (
+            ("--base", "BASE", "--train", "empty"),
+            "empty: no rows; more data or another preprocess.val_fraction is needed",
+        ),
+    ],
+)
+def test_missing_inputs_are_named(
+    params: Callable[..., Path], fail: Callable[..., str], base: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    (params().parent / "empty").write_text("")
+    assert fail(stage.main, *(base if part == "BASE" else part for part in arguments)) == message
