@@ -7,10 +7,10 @@ export VENV := $(abspath $(VENV))
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro gate lineage runtime verify test lint docs data lock
+.PHONY: help install repro gate lineage trace show-tokens runtime verify test bench lint docs data import lock
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
 
 install: $(VENV)/.pipeline ## make .venv with the locked environment
 
@@ -23,6 +23,12 @@ gate: $(VENV)/.pipeline ## print the verdict on the model, exit 1 when a gate fa
 lineage: $(VENV)/.pipeline ## print the commit and hashes that the model came from (REV=git-revision)
 	@$(BIN)/python -m tools.lineage $(if $(REV),--rev $(REV))
 
+trace: $(VENV)/.pipeline ## tell what became of a row, and which model learnt it (ROW=id, hash or words, REV=git-revision)
+	@$(BIN)/python -m tools.trace $(if $(REV),--rev $(REV)) -- $${ROW:+"$$ROW"}
+
+show-tokens: $(VENV)/.pipeline ## print prepared rows token by token (N=rows, ROW=id, SPLIT=train, val or calibration, IDS=1)
+	@$(BIN)/python -m tools.show_tokens $(if $(N),--n $(N)) $(if $(SPLIT),--split $(SPLIT)) $(if $(IDS),--ids) $${ROW:+--row "$$ROW"}
+
 runtime: $(VENV)/.pipeline ## print paths, versions, device and threads, with reasons (JSON=1: as JSON)
 	@docker/run --no-log python -m tools.runtime $(if $(JSON),--json)
 
@@ -32,6 +38,9 @@ verify: $(VENV)/.pipeline ## rebuild HEAD in an empty clone and compare every by
 test: $(VENV)/.dev ## run the test suite (ARGS="-k train" for a part)
 	@docker/run --no-log python -m pytest $(ARGS)
 
+bench: $(VENV)/.pipeline ## time preprocess against the least that its work can cost (minutes)
+	@docker/run --no-log python -m tools.bench.preprocess
+
 lint: $(VENV)/.dev ## check style, types and that docs match the code
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/python -m tools.docs --check
 
@@ -40,6 +49,12 @@ docs: $(VENV)/.dev ## rewrite the generated parts of README.md and docs/
 
 data: $(VENV)/.pipeline ## rewrite the default rows in data/raw
 	@$(BIN)/python -m tools.generate
+
+import: $(VENV)/.pipeline ## bring rows into data/raw (SOURCE=file, address or owner/name; more in docs/import.md)
+	@$(BIN)/python -m tools.import $(call given,REVISION FILE SHA256 NAME LICENCE LIMIT SEED) $(if $(FORCE),--force) -- "$$SOURCE"
+
+# NAME="my rows" as --name "$NAME"; only what stands on make's command line, as some machines have a NAME of their own.
+given = $(foreach name,$1,$(if $(filter command,$(origin $(name))),--$(shell echo $(name) | tr A-Z a-z) "$$$(name)"))
 
 lock: $(VENV)/.uv ## resolve the environments anew into requirements/
 	@$(COMPILE) --group pipeline -o requirements/pipeline.txt

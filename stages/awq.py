@@ -1,6 +1,6 @@
 """Quantise the merged model to 4-bit weights with AWQ, and prove that it was quantised.
 
-Fifth stage: reads models/merged and data/prepared/calibration.jsonl, writes models/awq in the
+Fifth stage: reads models/merged and data/prepared/calibration.arrow, writes models/awq in the
 compressed-tensors format that vLLM and transformers load. Run it with `dvc repro awq`, or alone with
 `python -m stages.awq`.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 from pydantic import PositiveInt
 
-from stages.common import chat, device, files, settings
+from stages.common import device, files, settings, tokens
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -35,7 +35,7 @@ class AwqParams(settings.Section):
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
-    default="data/prepared/calibration.jsonl",
+    default="data/prepared/calibration.arrow",
     show_default=True,
 )
 @click.option("--out", type=click.Path(path_type=Path), default="models/awq", show_default=True)
@@ -46,8 +46,7 @@ def main(params: Path, model: Path, calibration: Path, out: Path, metrics: Path)
 
     # Inputs
     files.require(model, "dvc repro merge")
-    rows = [row["messages"] for row in files.read_rows(calibration)]
-    speaker = chat.load(model)
+    rows = tokens.read(calibration)
 
     import transformers
     from llmcompressor import oneshot
@@ -60,7 +59,7 @@ def main(params: Path, model: Path, calibration: Path, out: Path, metrics: Path)
 
     # Work
     let_pinning_pass()
-    samples = tokenised(rows, speaker, config.max_seq_length)
+    samples = cut(rows, config.max_seq_length)
     with files.fresh_folder(out) as folder:
         oneshot(
             model=network,
@@ -139,11 +138,11 @@ def quantized_modules(folder: Path) -> int:
     return count
 
 
-def tokenised(rows: list[chat.Messages], speaker: chat.Chat, max_seq_length: int) -> "Dataset":
-    """Give calibration rows as the token ids that training and serving see."""
+def cut(rows: list[tokens.TokenRow], max_seq_length: int) -> "Dataset":
+    """Give calibration rows as the dataset that llm-compressor takes, none longer than `max_seq_length`."""
     from datasets import Dataset
 
-    ids = [row.ids[:max_seq_length] for row in chat.encode(speaker, rows)]
+    ids = [row.ids[:max_seq_length] for row in rows]
     return Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]})
 
 

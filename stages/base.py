@@ -11,7 +11,7 @@ from typing import Literal
 
 import click
 
-from stages.common import chat, files, settings
+from stages.common import chat, files, settings, template
 from stages.common.tiny import TinyParams, build_tiny
 
 # Weights as safetensors only, and no code: neither pickles nor Python files are ever downloaded.
@@ -93,8 +93,9 @@ def download(name: str, revision: str, folder: Path) -> None:
             ignore_patterns=["*/*"],  # other formats and checkpoints; `*` of a pattern takes in slashes
         )
     except (httpx.HTTPError, HFValidationError, OSError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise click.ClickException(
-            f"base.id: {name} at {revision}: {str(error).splitlines()[0]}; check the id and hash, "
+            f"base.id: {name} at {revision}: {reason}; check the id and hash, "
             "the network, and for gated models HF_TOKEN"
         ) from None
     shutil.rmtree(folder / ".cache", ignore_errors=True)  # holds times of the download
@@ -124,7 +125,7 @@ def set_chat_template(config: BaseParams, folder: Path) -> None:
             source = {variant["name"]: variant["template"] for variant in source}.get("default", "")
     if source:
         file.write_text(source, encoding="utf-8", newline="\n")
-    if source and not chat.has_markers(source) and (marked := with_markers(folder)):
+    if source and not template.has_markers(source) and (marked := with_markers(folder)):
         file.write_text(marked, encoding="utf-8", newline="\n")
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from pydantic import PositiveInt
 
-from stages.common import batches, chat, device, files, settings
+from stages.common import batches, device, files, settings, tokens
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,7 @@ class MergeParams(settings.Section):
 @click.option("--params", type=click.Path(path_type=Path), default="params.yaml", show_default=True)
 @click.option("--base", type=click.Path(path_type=Path), default="models/base", show_default=True)
 @click.option("--adapter", type=click.Path(path_type=Path), default="models/adapter", show_default=True)
-@click.option("--val", type=click.Path(path_type=Path), default="data/prepared/val.jsonl", show_default=True)
+@click.option("--val", type=click.Path(path_type=Path), default="data/prepared/val.arrow", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default="models/merged", show_default=True)
 @click.option("--metrics", type=click.Path(path_type=Path), default="metrics/merge.json", show_default=True)
 def main(params: Path, base: Path, adapter: Path, val: Path, out: Path, metrics: Path) -> None:
@@ -43,8 +43,7 @@ def main(params: Path, base: Path, adapter: Path, val: Path, out: Path, metrics:
     files.require(base, "dvc repro base")
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         files.require(adapter / name, "dvc repro train")
-    rows = [row["messages"] for row in files.read_rows(val)[: config.rows]]
-    speaker = chat.load(base)
+    rows = tokens.read(val, config.rows)
 
     import transformers
     from peft import PeftModel
@@ -58,7 +57,7 @@ def main(params: Path, base: Path, adapter: Path, val: Path, out: Path, metrics:
         load = transformers.AutoModelForCausalLM.from_pretrained
         reference = PeftModel.from_pretrained(load(base, dtype=place.dtype), adapter).to(place.name).eval()
         merged = load(folder, dtype=place.dtype).to(place.name).eval()
-        agreement = compare(reference, merged, chat.encode(speaker, rows), speaker.pad_id, config.batch_size)
+        agreement = compare(reference, merged, rows, config.batch_size)
 
         # Outputs
         scores = agreement | {
@@ -167,7 +166,7 @@ def copy_rest(base: Path, out: Path) -> None:
 
 
 def compare(
-    reference: "PreTrainedModel", merged: "PreTrainedModel", rows: list[chat.Encoded], pad_id: int, batch_size: int
+    reference: "PreTrainedModel", merged: "PreTrainedModel", rows: list[tokens.TokenRow], batch_size: int
 ) -> dict[str, float]:
     """Compare next-token distributions wherever an answer's token is predicted.
 
@@ -178,7 +177,7 @@ def compare(
 
     divergences, agreed = [], 0
     with torch.inference_mode():
-        for batch in batches.padded(rows, batch_size, pad_id):
+        for batch in batches.padded(rows, batch_size):
             expected = batches.answer_logits(reference, batch).log_softmax(-1)
             actual = batches.answer_logits(merged, batch).log_softmax(-1)
             divergences.append((expected.exp() * (expected - actual)).sum(-1))

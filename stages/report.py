@@ -12,7 +12,7 @@ from typing import Any
 import click
 from pydantic import model_validator
 
-from stages.common import files, raw, settings
+from stages.common import checks, files, settings
 
 MODELS = ("base", "merged", "awq")
 FOLDERS = ("base", "adapter", "merged", "awq")
@@ -99,32 +99,36 @@ def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def measure(scores: dict[str, Any]) -> dict[str, float]:
-    """Compute the value of every gate from the metrics."""
+def measure(scores: dict[str, Any]) -> dict[str, float | None]:
+    """Compute the value of every gate from the metrics; None where val has no question to answer."""
     data, merge, awq = scores["preprocess"], scores["merge"], scores["awq"]
     base, merged, quantized = scores["base"], scores["merged"], scores["awq_scores"]
-    lost = sum(count for reason, count in data["rows_dropped"].items() if reason != "duplicate")
+    lost = sum(count for reason, count in data["rows_dropped"].items() if reason not in checks.WANTED)
     return {
         "rows_dropped_share": round(lost / data["rows_read"], 6),
         "rows_without_supervised_stop": data["rows_without_supervised_stop"],
         "merge_kl_mean": merge["kl_mean"],
         "merge_top1_agreement": merge["top1_agreement"],
-        "merged_exact_match_gain": round(merged["exact_match"] - base["exact_match"], 6),
+        "merged_exact_match_gain": difference(merged["exact_match"], base["exact_match"]),
         "merged_perplexity_ratio": round(merged["perplexity"] / base["perplexity"], 6),
         "merged_stop_rate": merged["stop_rate"],
-        "awq_exact_match_drop": round(merged["exact_match"] - quantized["exact_match"], 6),
+        "awq_exact_match_drop": difference(merged["exact_match"], quantized["exact_match"]),
         "awq_perplexity_ratio": round(quantized["perplexity"] / merged["perplexity"], 6),
         "awq_size_ratio": awq["size_ratio"],
     }
 
 
-def judge(value: float, limit: Limit) -> dict[str, Any]:
-    """Give the verdict on one value."""
-    if limit.min is not None:
-        return {"value": value, "limit": limit.min, "bound": "min", "passed": value >= limit.min}
-    if limit.max is not None:
-        return {"value": value, "limit": limit.max, "bound": "max", "passed": value <= limit.max}
-    raise AssertionError("a Limit has one side")
+def difference(one: float | None, other: float | None) -> float | None:
+    """Subtract scores, where both were measured."""
+    return None if one is None or other is None else round(one - other, 6)
+
+
+def judge(value: float | None, limit: Limit) -> dict[str, Any]:
+    """Give the verdict on one value; what cannot be measured on these rows passes, and stays visible as null."""
+    bound, number = ("min", limit.min) if limit.min is not None else ("max", limit.max)
+    assert number is not None, "a Limit has one side"
+    passed = value is None or (value >= number if bound == "min" else value <= number)
+    return {"value": value, "limit": number, "bound": bound, "passed": passed}
 
 
 def trace(
@@ -133,23 +137,28 @@ def trace(
     """Name every byte that the served model came from; a folder's hash is `stages.common.files.digest`."""
     return {
         "base": {"id": manifest["id"], "revision": manifest["revision"]},
-        "data": {path.name: files.sha256(path) for path in raw.paths(raw_folder)},
+        "data": {name: files.sha256(raw_folder / name) for name in sorted(data["files"])},
         "environment": {lock.name: files.sha256(lock)},
         "models": {name: files.digest(models / name) for name in FOLDERS},
         "rows": {key.removeprefix("rows_"): data[key] for key in sorted(data) if key.startswith("rows_")},
     }
 
 
+def shown(score: float | None) -> str:
+    """Give a score as text, a dash where no val row has a question."""
+    return "-" if score is None else str(score)
+
+
 def write_card(verdicts: dict[str, Any], origin: dict[str, Any], scores: dict[str, Any]) -> str:
     """Write the model card; it holds no figure of its own."""
     rows = origin["rows"]
     gate_lines = [
-        f"| {name} | {verdict['value']} | {verdict['bound']} {verdict['limit']} | "
+        f"| {name} | {shown(verdict['value'])} | {verdict['bound']} {verdict['limit']} | "
         f"{'passed' if verdict['passed'] else '**failed**'} |"
         for name, verdict in verdicts.items()
     ]
     score_lines = [
-        f"| {name} | {score['exact_match']} | {score['perplexity']} | {score['stop_rate']} |"
+        f"| {name} | {shown(score['exact_match'])} | {score['perplexity']} | {shown(score['stop_rate'])} |"
         for name, score in zip(MODELS, (scores["base"], scores["merged"], scores["awq_scores"]), strict=True)
     ]
     data_lines = [f"- `{name}`: sha256 `{value}`" for name, value in origin["data"].items()]

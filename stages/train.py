@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from pydantic import PositiveInt
 
-from stages.common import chat, device, files, settings
+from stages.common import device, files, settings, tokens
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -44,15 +44,15 @@ class TrainParams(settings.Section):
 @click.command(help=__doc__)
 @click.option("--params", type=click.Path(path_type=Path), default="params.yaml", show_default=True)
 @click.option("--base", type=click.Path(path_type=Path), default="models/base", show_default=True)
-@click.option("--train", type=click.Path(path_type=Path), default="data/prepared/train.jsonl", show_default=True)
-@click.option("--val", type=click.Path(path_type=Path), default="data/prepared/val.jsonl", show_default=True)
+@click.option("--train", type=click.Path(path_type=Path), default="data/prepared/train.arrow", show_default=True)
+@click.option("--val", type=click.Path(path_type=Path), default="data/prepared/val.arrow", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default="models/adapter", show_default=True)
 @click.option("--metrics", type=click.Path(path_type=Path), default="metrics/train.json", show_default=True)
 @click.option("--curves", type=click.Path(path_type=Path), default="metrics/train", show_default=True)
 def main(params: Path, base: Path, train: Path, val: Path, out: Path, metrics: Path, curves: Path) -> None:
     # Params
     config = settings.load(params, "train", TrainParams)
-    speaker = chat.load(base)
+    files.require(base / "tokenizer.json", "dvc repro base")
 
     import dvclive
     import peft
@@ -64,7 +64,7 @@ def main(params: Path, base: Path, train: Path, val: Path, out: Path, metrics: P
     arguments = settings.build(params, "train.sft", config.sft, trl.SFTConfig, fixed_settings(config, place))
 
     # Inputs
-    train_rows, val_rows = tokenised(train, speaker), tokenised(val, speaker)
+    train_rows, val_rows = labelled(train), labelled(val)
     transformers.enable_full_determinism(config.seed)
     model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=place.dtype)
     click.echo(f"device: {place.name}, {place.dtype}: {place.reason}")
@@ -93,7 +93,7 @@ def main(params: Path, base: Path, train: Path, val: Path, out: Path, metrics: P
             "steps": trainer.state.global_step,
             "rows_train": len(train_rows),
             "rows_val": len(val_rows),
-            "supervised_tokens": sum(label != -100 for row in train_rows["labels"] for label in row),
+            "supervised_tokens": tokens.supervised(tokens.table(train)),
             "trainable_parameters": trainable,
             "total_parameters": total,
         }
@@ -118,7 +118,7 @@ def fixed_settings(config: TrainParams, place: device.Device) -> dict[str, Any]:
         "dataloader_num_workers": config.machine.dataloader_num_workers,
         "bf16": place.name == "cuda",
         "use_cpu": place.name == "cpu",
-        # The rows come with token ids and labels from stages.common.chat, and preprocess kept the length limit.
+        # The rows come with token ids and labels, and preprocess kept the length limit.
         "max_length": None,
         "dataset_kwargs": {"skip_prepare_dataset": True},
         "report_to": "none",
@@ -148,13 +148,15 @@ def split_batch(batch_size: int, device_batch_size: int, world_size: int) -> tup
     return size, per_process // size
 
 
-def tokenised(path: Path, speaker: chat.Chat) -> "Dataset":
-    """Read prepared rows as token ids and labels, -100 on every token that is not learnt."""
+def labelled(path: Path) -> "Dataset":
+    """Open a token file, memory-mapped, with labels beside it: -100 on every token that is not learnt.
+
+    TRL makes labels from `assistant_masks` only in the preparation that is skipped here; its collator knows no masks.
+    """
     from datasets import Dataset
 
-    encoded = chat.encode(speaker, [row["messages"] for row in files.read_rows(path)])
-    labels = [[token if learnt else -100 for token, learnt in zip(*row, strict=True)] for row in encoded]
-    return Dataset.from_dict({"input_ids": [row.ids for row in encoded], "labels": labels})
+    labels = tokens.labels(tokens.table(path))
+    return Dataset.from_file(str(path)).add_column("labels", labels)
 
 
 def curve_callback(live: "Live") -> "TrainerCallback":

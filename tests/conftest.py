@@ -8,15 +8,18 @@ read these folders and write to their own `tmp_path`.
 import contextlib
 import copy
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
+from hub import Hub
 from ruamel.yaml import YAML
 
+pytest.register_assert_rewrite("accounting")
 ROOT = Path(__file__).resolve().parents[1]
 # Two layers of 128, a second of pretraining: enough to run every stage, not enough to answer anything.
 TINY = {
@@ -110,6 +113,15 @@ def fail(tmp_path: Path) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
+def hub() -> Iterator[Hub]:
+    """A model hub on the loopback interface, answering until the last test."""
+    with Hub() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder laid out like the repository, with params and raw rows."""
     folder = tmp_path_factory.mktemp("workspace")
@@ -139,7 +151,7 @@ def base(workspace: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def prepared(workspace: Path, base: Path) -> Path:
-    """data/prepared: train.jsonl, val.jsonl and calibration.jsonl."""
+    """data/prepared: the rows of train, val and calibration, their tokens, and the manifest."""
     from stages import preprocess as stage
 
     succeed_in(workspace, stage.main)
@@ -199,9 +211,11 @@ def byte_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = {"pad_token": "<pad>", "eos_token": "<end>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     (folder / "chat_template.jinja").write_text(
+        "{% if tools %}{{ 'tools:' + tools | tojson + '<end>' }}{% endif %}"
         "{% for message in messages %}{{ message.role + ':' }}{% if message.role == 'assistant' %}"
-        "{% generation %}{{ message.content + '<end>' }}{% endgeneration %}{% else %}{{ message.content + '<end>' }}"
-        "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}",
+        "{% generation %}{{ message.content }}{% if message.tool_calls %}{{ message.tool_calls | tojson }}{% endif %}"
+        "{{ '<end>' }}{% endgeneration %}{% else %}{{ message.content + '<end>' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}",
         encoding="utf-8",
     )
     return folder

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pytest
 
 from stages import awq as stage
-from stages.common import chat, files
+from stages.common import files, tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +44,7 @@ def quantise(
 
     def quantise(changes: dict[str, Any]) -> Path:
         folder = params(changes).parent
-        succeed(stage.main, "--model", merged, "--calibration", prepared / "calibration.jsonl")
+        succeed(stage.main, "--model", merged, "--calibration", prepared / "calibration.arrow")
         return folder
 
     return quantise
@@ -55,7 +56,7 @@ def refuse(params: Callable[..., Path], fail: Callable[..., str], merged: Path, 
 
     def refuse(changes: dict[str, Any]) -> str:
         folder = params(changes).parent
-        message = fail(stage.main, "--model", merged, "--calibration", prepared / "calibration.jsonl")
+        message = fail(stage.main, "--model", merged, "--calibration", prepared / "calibration.arrow")
         assert not [path for path in folder.rglob("*") if path.is_file() and path.name != "params.yaml"]
         return message
 
@@ -136,12 +137,23 @@ def test_ignored_layers_stay_whole(quantise: Callable[..., Path], merged: Path) 
     assert scores(folder)["quantized_modules"] == scores(folder)["expected_modules"] == 14 - len(kept)
 
 
-def test_calibration_rows_are_cut_to_the_limit_in_order(prepared: Path, merged: Path) -> None:
-    speaker = chat.load(merged)
-    rows = [row["messages"] for row in files.read_rows(prepared / "calibration.jsonl")]
-    samples = stage.tokenised(rows, speaker, 10)
-    assert list(samples["input_ids"]) == [row.ids[:10] for row in chat.encode(speaker, rows)]
-    assert list(samples["attention_mask"]) == [[1] * 10 for _ in rows]
+def test_calibration_rows_are_cut_to_the_limit_in_order() -> None:
+    rows = [tokens.TokenRow(list(range(length)), [1] * length) for length in (12, 3, 10, 1)]
+    samples = stage.cut(rows, 10)
+    assert list(samples["input_ids"]) == [list(range(length)) for length in (10, 3, 10, 1)]
+    assert list(samples["attention_mask"]) == [[1] * length for length in (10, 3, 10, 1)]
+
+
+def test_the_calibration_rows_in_the_file_are_used(
+    params: Callable[..., Path], succeed: Callable[..., str], merged: Path, prepared: Path
+) -> None:
+    rows = tokens.read(prepared / "calibration.arrow")
+    folder = params().parent
+    columns = [[row.ids for row in rows[:3]], [row.mask for row in rows[:3]]]
+    with pa.OSFile(str(folder / "three.arrow"), "wb") as sink, pa.ipc.new_stream(sink, tokens.SCHEMA) as writer:
+        writer.write_table(pa.table(columns, schema=tokens.SCHEMA))
+    succeed(stage.main, "--model", merged, "--calibration", "three.arrow")
+    assert scores(folder)["calibration_rows"] == 3
 
 
 @pytest.mark.parametrize(
@@ -179,7 +191,7 @@ def test_a_layer_that_was_left_out_is_an_error(refuse: Callable[..., str], monke
     ("missing", "message"),
     [
         ("models/merged", "no such file or folder; run `dvc repro merge` first"),
-        ("data/prepared/calibration.jsonl", "no such file or folder; run `dvc repro` first"),
+        ("data/prepared/calibration.arrow", "no such file or folder; run `dvc repro` first"),
     ],
 )
 def test_missing_inputs_are_named(

@@ -1,8 +1,4 @@
-"""Base: the built-in model has one set of bytes, and a hub model is what a commit holds, weights and words only.
-
-The hub is a small server on the loopback interface that speaks as much of the hub's API as
-`huggingface_hub.snapshot_download` asks for.
-"""
+"""Base: the built-in model has one set of bytes, and a hub model is what a commit holds, weights and words only."""
 
 import hashlib
 import json
@@ -10,13 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hub import COMMIT, Hub
 from ruamel.yaml import YAML
 from tokenizers import Tokenizer
 
@@ -24,74 +19,7 @@ from stages import base as stage
 from stages.common import chat, files
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ORIGINAL = "{% for message in messages %}{{ message.role + ': ' + message.content + '<|im_end|>' }}{% endfor %}"
-
-
-class Hub(ThreadingHTTPServer):
-    """Models by name, each a folder at one commit; `asked` lists the files that were downloaded."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.models: dict[str, Path] = {}
-        self.asked: list[str] = []
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Answer(BaseHTTPRequestHandler):
-    server: Hub
-
-    def do_HEAD(self) -> None:
-        path = self.path.partition("?")[0].removeprefix("/api/models")
-        for name, folder in self.server.models.items():
-            if path == f"/{name}/tree/{COMMIT}":
-                return self.send(json.dumps(listing(folder)).encode())
-            file = folder / path.removeprefix(f"/{name}/resolve/{COMMIT}/")
-            if path.startswith(f"/{name}/resolve/{COMMIT}/") and file.is_file():
-                if self.command == "GET":
-                    self.server.asked.append(file.relative_to(folder).as_posix())
-                return self.send(file.read_bytes())
-        code = "GatedRepo" if path.startswith("/lockstep/gated/") else "RepoNotFound"
-        self.send_response(403 if code == "GatedRepo" else 404)
-        self.send_header("X-Error-Code", code)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-        return None
-
-    do_GET = do_HEAD
-
-    def send(self, body: bytes) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *arguments: Any) -> None:
-        """Stay silent."""
-
-
-def listing(folder: Path) -> list[dict[str, Any]]:
-    found = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [
-        {"type": "file", "path": path.relative_to(folder).as_posix(), "size": path.stat().st_size, "oid": "0" * 40}
-        for path in found
-    ]
-
-
-@pytest.fixture(scope="session")
-def hub() -> Iterator[Hub]:
-    """The server, answering until the last test."""
-    with Hub() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
 
 
 @pytest.fixture
@@ -292,8 +220,8 @@ def test_a_template_that_trl_knows_gets_its_generation_markers(base: Path, tmp_p
     marked = (folder / "chat_template.jinja").read_text(encoding="utf-8")
     assert marked == (templates / "qwen2_5_training.jinja").read_text(encoding="utf-8")
     speaker = chat.load(folder)
-    assert chat.render(speaker, messages)[0] == before
-    (row,) = chat.encode(speaker, [messages])
+    assert chat.render(speaker, {"messages": messages})[0] == before
+    (row,) = chat.encode(speaker, [{"messages": messages}])
     learnt = speaker.tokenizer.decode(
         [token for token, on in zip(*row, strict=True) if on], skip_special_tokens=False
     )

@@ -162,8 +162,8 @@ EXISTS = "cannot be written (File exists); check the folder's owner and free spa
     ("main", "arguments", "message"),
     [
         (base.main, "--out blocked/out", f"blocked/out: {BLOCKED}"),
-        (preprocess.main, "--out blocked/out", f"blocked/out/train.jsonl: {BLOCKED}"),
-        (preprocess.main, "--out out --plot blocked/plot.csv", f"blocked/plot.csv: {EXISTS}"),
+        (preprocess.main, "--out blocked/out", f"blocked/out: {BLOCKED}"),
+        (preprocess.main, "--out out --fates blocked/fates.csv", f"blocked/fates.csv: {EXISTS}"),
         (train.main, "--out blocked/out --curves curves --metrics scores.json", f"blocked/out: {BLOCKED}"),
         (train.main, "--out out --curves blocked/curves --metrics scores.json", f"blocked/curves: {BLOCKED}"),
         (merge.main, "--out blocked/out", f"blocked/out: {BLOCKED}"),

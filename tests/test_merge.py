@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stages import merge as stage
-from stages.common import chat, files
+from stages.common import files, tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +79,7 @@ def add(params: Callable[..., Path], succeed: Callable[..., str], prepared: Path
 
     def add(base: Path, adapter: Path) -> Path:
         folder = params({"merge.rows": 4}).parent
-        succeed(stage.main, "--base", base, "--adapter", adapter, "--val", prepared / "val.jsonl")
+        succeed(stage.main, "--base", base, "--adapter", adapter, "--val", prepared / "val.arrow")
         return folder / "models" / "merged"
 
     return add
@@ -99,7 +99,9 @@ def test_a_float32_model_is_merged_as_by_peft_bit_for_bit(
     for name, tensor in found.items():
         assert torch.equal(tensor, expected[name]), name
     changed = [name for name, tensor in found.items() if not torch.equal(tensor, before[name])]
-    assert json.loads((tmp_path / "metrics" / "merge.json").read_text())["merged_tensors"] == len(changed) > 0
+    scores = json.loads((tmp_path / "metrics" / "merge.json").read_text())
+    assert scores["merged_tensors"] == len(changed) > 0
+    assert scores["rows"] == 4
 
 
 @pytest.mark.parametrize("more", [{}, {"use_rslora": True}, {"rank_pattern": {"q_proj": 2}}])
@@ -211,24 +213,25 @@ def test_the_comparison_is_kl_and_top1_over_the_answers_tokens(base: Path, prepa
     rows = [row["messages"] for row in files.read_rows(prepared / "val.jsonl")]
     rows[0] = [*rows[0], {"role": "user", "content": "And?"}, {"role": "assistant", "content": "No."}]
     tokenizer = AutoTokenizer.from_pretrained(base)
-    divergences, same = [], []
+    divergences, same, prepared_rows = [], [], []
     for row in rows:
         encoded = tokenizer.apply_chat_template(
             row, return_dict=True, return_assistant_tokens_mask=True, return_tensors="pt"
         )
-        answer = torch.as_tensor(encoded["assistant_masks"]).reshape(-1)[1:].bool()
+        mask = torch.as_tensor(encoded["assistant_masks"]).reshape(-1)
+        prepared_rows.append(tokens.TokenRow(encoded["input_ids"][0].tolist(), mask.tolist()))
+        answer = mask[1:].bool()
         with torch.inference_mode():
             p, q = (model(encoded["input_ids"]).logits[0, :-1][answer].double().softmax(-1) for model in (one, other))
         divergences += (p * (p / q).log()).sum(-1).tolist()
         same += (p.argmax(-1) == q.argmax(-1)).tolist()
-    speaker = chat.load(base)
-    found = stage.compare(one, other, chat.encode(speaker, rows), speaker.pad_id, batch_size=3)
+    found = stage.compare(one, other, prepared_rows, batch_size=3)
     assert found["tokens"] == len(same)
     assert found["kl_mean"] == pytest.approx(sum(divergences) / len(divergences), rel=1e-4, abs=1e-7)
     assert found["kl_max"] == pytest.approx(max(divergences), rel=1e-4, abs=1e-7)
     assert found["top1_agreement"] == pytest.approx(sum(same) / len(same), abs=1e-6)
     assert found["kl_mean"] > 1e-3
-    alone = stage.compare(one, one, chat.encode(speaker, rows), speaker.pad_id, batch_size=3)
+    alone = stage.compare(one, one, prepared_rows, batch_size=3)
     assert (alone["kl_mean"], alone["kl_max"], alone["top1_agreement"]) == (0, 0, 1)
 
 
@@ -276,7 +279,7 @@ def test_an_adapter_that_does_not_fit_is_an_error(
 ) -> None:
     folder = params().parent
     spoil(adapter, folder / "spoiled", change)
-    arguments = ("--base", base, "--adapter", "spoiled", "--val", prepared / "val.jsonl")
+    arguments = ("--base", base, "--adapter", "spoiled", "--val", prepared / "val.arrow")
     assert fail(stage.main, *arguments) == message.replace("BASE", str(base))
     assert sorted(path.name for path in folder.iterdir()) == ["models", "params.yaml", "spoiled"]
     assert list((folder / "models").iterdir()) == []
@@ -288,7 +291,7 @@ def test_an_adapter_that_does_not_fit_is_an_error(
         ("models/base", "dvc repro base"),
         ("models/adapter/adapter_config.json", "dvc repro train"),
         ("models/adapter/adapter_model.safetensors", "dvc repro train"),
-        ("data/prepared/val.jsonl", "dvc repro"),
+        ("data/prepared/val.arrow", "dvc repro"),
     ],
 )
 def test_missing_inputs_are_named(

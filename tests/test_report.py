@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from stages import report as stage
+from tools import gate
 
 # Metrics of a run that passes every gate of params.yaml, each value exactly on its limit or simple to divide.
 METRICS: dict[str, dict[str, Any]] = {
     "preprocess": {
         "rows_read": 1000, "rows_kept": 975, "rows_train": 900, "rows_val": 75, "rows_calibration": 64,
-        "rows_dropped": {"duplicate": 5, "over_length": 15, "empty_answer": 5}, "rows_over_length": 15,
-        "rows_without_supervised_stop": 0, "rows_without_supervised_tokens": 0,
+        "rows_dropped": {"duplicate": 5, "over_length": 15, "empty_answer": 5},
+        "rows_without_supervised_stop": 0, "rows_without_supervised_tokens": 0, "files": {"rows.jsonl": {}},
     },
     "train": {"eval_loss": 0.5, "steps": 10},
     "merge": {"kl_mean": 0.001, "top1_agreement": 0.99},
@@ -116,6 +117,18 @@ def test_duplicates_are_no_lost_rows(run: Path, succeed: Callable[..., str]) -> 
     write_metrics(run, {"preprocess.rows_dropped": {"duplicate": 900}})
     succeed(stage.main)
     assert read(run, "gates")["rows_dropped_share"]["value"] == 0
+
+
+def test_without_questions_the_scores_of_answers_are_null_and_pass(run: Path, succeed: Callable[..., str]) -> None:
+    models, scores = ("base", "merged", "awq"), ("exact_match", "stop_rate")
+    write_metrics(run, {f"eval/{model}.{score}": None for model in models for score in scores})
+    assert succeed(stage.main) == "10 of 10 gates passed\n"
+    verdicts = read(run, "gates")
+    null = {name for name, verdict in verdicts.items() if verdict["value"] is None}
+    assert null == {"merged_exact_match_gain", "merged_stop_rate", "awq_exact_match_drop"}
+    assert "None" not in (run / "models" / "card.md").read_text(encoding="utf-8")
+    printed = succeed(gate.main)
+    assert "merged_stop_rate              no question   min 0.98" in printed
 
 
 def test_the_lineage_is_what_sha256sum_says(run: Path, succeed: Callable[..., str], workspace: Path) -> None:

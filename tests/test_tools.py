@@ -94,3 +94,30 @@ def test_verify_rebuilds_in_an_empty_clone_and_compares(
     assert done.returncode == code
     assert message in done.stdout + done.stderr
     assert ("write: out.txt: " in done.stderr) == ("date" in command)
+
+
+def test_verify_takes_imported_rows_along(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment |= {
+        f"GIT_{role}_{part}": "t@example.com" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL")
+    }
+    (tmp_path / "data" / "raw").mkdir(parents=True)
+    rows = tmp_path / "data" / "raw" / "rows.jsonl"
+    (tmp_path / "rows.jsonl").write_text('{"text": "one"}\n', encoding="utf-8")
+    stage = "stages:\n  count:\n    cmd: wc -l < data/raw/rows.jsonl > out\n    deps: [data/raw]\n    outs: [out]\n"
+    (tmp_path / "dvc.yaml").write_text(stage, encoding="utf-8")
+    (tmp_path / ".dvcignore").write_text("/data/raw/.gitignore\n", encoding="utf-8")
+    imported = f"{sys.executable} -m tools.import rows.jsonl --licence mit"
+    for line in ("git init -q", "dvc init -q", imported, "dvc repro -q", "git add -A", "git commit -qm run"):
+        subprocess.run(line.split(), cwd=tmp_path, env=environment, check=True, capture_output=True)
+
+    def verify() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "tools.verify"]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    assert "verified" in verify().stdout
+    rows.unlink()
+    assert verify().stderr.endswith("Error: data/raw/rows.jsonl: not here; run `dvc pull` first\n")
+    rows.write_text('{"text": "two"}\n', encoding="utf-8")
+    message = "Error: data/raw/rows.jsonl: not what data/rows.jsonl.dvc says; run `dvc checkout` first\n"
+    assert verify().stderr.endswith(message)

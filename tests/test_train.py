@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import pyarrow as pa
 import pytest
 
 from stages import train as stage
-from stages.common import chat, files
+from stages.common import chat, device, files, settings, tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +56,7 @@ def learn(
 
     def learn(changes: dict[str, Any]) -> Path:
         folder = params(changes).parent
-        rows = ("--train", prepared / "train.jsonl", "--val", prepared / "val.jsonl")
+        rows = ("--train", prepared / "train.arrow", "--val", prepared / "val.arrow")
         succeed(stage.main, "--base", base, *rows)
         return folder
 
@@ -68,7 +69,7 @@ def refuse(params: Callable[..., Path], fail: Callable[..., str], prepared: Path
 
     def refuse(changes: dict[str, Any]) -> str:
         folder = params(changes).parent
-        rows = ("--train", prepared / "train.jsonl", "--val", prepared / "val.jsonl")
+        rows = ("--train", prepared / "train.arrow", "--val", prepared / "val.arrow")
         message = fail(stage.main, "--base", base, *rows)
         assert not [path for path in folder.rglob("*") if path.is_file() and path.name != "params.yaml"]
         return message
@@ -105,16 +106,50 @@ def test_only_the_adapter_is_trained(adapter: Path, workspace: Path, base: Path)
     assert {name: files.sha256(base / name) for name in manifest["files"]} == manifest["files"]
 
 
-def test_the_labels_are_the_assistants_text_and_its_stop_token(prepared: Path, base: Path) -> None:
-    speaker = chat.load(base)
+def test_the_labels_of_every_batch_are_the_learnt_ids(
+    params: Callable[..., Path], prepared: Path, base: Path, tmp_path: Path
+) -> None:
+    import peft
+    import transformers
+    import trl
+
+    prepared_rows = tokens.read(prepared / "val.arrow")
+    rows = [*prepared_rows, tokens.TokenRow([5, 6, 7], [1, 1, 1]), tokens.TokenRow([5, 8, 9, 8], [0, 1, 0, 1])]
+    with pa.OSFile(str(tmp_path / "rows.arrow"), "wb") as sink, pa.ipc.new_stream(sink, tokens.SCHEMA) as writer:
+        columns = [[row.ids for row in rows], [row.mask for row in rows]]
+        writer.write_table(pa.table(columns, schema=tokens.SCHEMA), max_chunksize=4)
+    file = params()
+    config = settings.load(file, "train", stage.TrainParams)
+    trainer = stage.make_trainer(
+        file,
+        model=transformers.AutoModelForCausalLM.from_pretrained(base),
+        args=trl.SFTConfig(**config.sft, **stage.fixed_settings(config, device.choose())),
+        train_dataset=stage.labelled(tmp_path / "rows.arrow"),
+        eval_dataset=stage.labelled(tmp_path / "rows.arrow"),
+        processing_class=transformers.AutoTokenizer.from_pretrained(base),
+        peft_config=peft.LoraConfig(**config.lora),
+    )
+    for batches in (trainer.get_eval_dataloader(), trainer.get_train_dataloader()):
+        found = []
+        for batch in batches:
+            assert set(batch) == {"attention_mask", "input_ids", "labels"}
+            for ids, seen, labels in zip(*(batch[key].tolist() for key in sorted(batch)), strict=True):
+                length = sum(ids)
+                assert (ids, labels[length:]) == ([1] * length + [0] * len(ids[length:]), [-100] * len(ids[length:]))
+                found.append((seen[:length], labels[:length]))
+        expected = [
+            (row.ids, [token if learnt else -100 for token, learnt in zip(*row, strict=True)]) for row in rows
+        ]
+        assert sorted(found) == sorted(expected)
+
+
+def test_the_assistants_text_and_its_stop_token_are_learnt(prepared: Path, base: Path) -> None:
+    tokenizer = chat.load(base).tokenizer
     rows = files.read_rows(prepared / "val.jsonl")
-    data = stage.tokenised(prepared / "val.jsonl", speaker)
-    assert len(data) == len(rows)
-    for row, ids, labels in zip(rows, data["input_ids"], data["labels"], strict=True):
+    for row, labels in zip(rows, stage.labelled(prepared / "val.arrow")["labels"], strict=True):
         learnt = [label for label in labels if label != -100]
-        answer = speaker.tokenizer.decode(learnt, skip_special_tokens=False)
+        answer = tokenizer.decode(learnt, skip_special_tokens=False)
         assert answer == row["messages"][-1]["content"] + "<|im_end|>"
-        assert all(label in (-100, token) for token, label in zip(ids, labels, strict=True))
 
 
 def test_the_loss_is_that_of_the_answers_alone(adapter: Path, workspace: Path, prepared: Path, base: Path) -> None:
@@ -140,13 +175,12 @@ def test_the_loss_is_that_of_the_answers_alone(adapter: Path, workspace: Path, p
     assert scores(workspace)["eval_loss"] == pytest.approx(expected, abs=2e-4)
 
 
-def test_the_scores_count_rows_tokens_and_steps(adapter: Path, workspace: Path, prepared: Path, base: Path) -> None:
+def test_the_scores_count_rows_tokens_and_steps(adapter: Path, workspace: Path, prepared: Path) -> None:
     found = scores(workspace)
-    train, val = (files.read_rows(prepared / f"{name}.jsonl") for name in ("train", "val"))
+    train, val = (tokens.read(prepared / f"{name}.arrow") for name in ("train", "val"))
     assert (found["rows_train"], found["rows_val"]) == (len(train), len(val))
     assert found["steps"] == math.ceil(len(train) / 8)
-    encoded = chat.encode(chat.load(base), [row["messages"] for row in train])
-    assert found["supervised_tokens"] == sum(sum(row.mask) for row in encoded)
+    assert found["supervised_tokens"] == sum(sum(row.mask) for row in train)
     assert found["total_parameters"] > 10 * found["trainable_parameters"]
 
 
@@ -285,11 +319,11 @@ def test_a_training_that_diverges_leaves_nothing(refuse: Callable[..., str]) -> 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "models/base/tokenizer.json: no such file; run `dvc repro base` first"),
-        (("--base", "BASE"), "data/prepared/train.jsonl: no such file or folder; run `dvc repro` first"),
+        ((), "models/base/tokenizer.json: no such file or folder; run `dvc repro base` first"),
+        (("--base", "BASE"), "data/prepared/train.arrow: no such file or folder; run `dvc repro` first"),
         (
             ("--base", "BASE", "--train", "empty"),
-            "empty: no rows; more data or another preprocess.val_fraction is needed",
+            "empty: not a token file of the preprocess stage; run `dvc repro preprocess`",
         ),
     ],
 )

@@ -20,7 +20,8 @@ def main(gates: Path) -> None:
     width = max(map(len, verdicts))
     for name, verdict in verdicts.items():
         mark = "passed" if verdict["passed"] else "FAILED"
-        click.echo(f"{mark}  {name:{width}}  {verdict['value']:<12g}  {verdict['bound']} {verdict['limit']:g}")
+        value = "no question" if verdict["value"] is None else f"{verdict['value']:g}"
+        click.echo(f"{mark}  {name:{width}}  {value:12}  {verdict['bound']} {verdict['limit']:g}")
     failed = [name for name, verdict in verdicts.items() if not verdict["passed"]]
     if failed:
         click.echo(f"gates failed: {', '.join(failed)}; see docs/report.md for what each one means", err=True)

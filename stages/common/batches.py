@@ -1,9 +1,9 @@
-"""Batches: conversations of like length side by side, and a model's logits where answers are predicted."""
+"""Batches: rows of like length side by side, and a model's logits where answers are predicted."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from stages.common import chat
+from stages.common import tokens
 
 if TYPE_CHECKING:
     import torch
@@ -17,8 +17,11 @@ class Batch(NamedTuple):
     mask: "torch.Tensor"
 
 
-def padded(rows: list[chat.Encoded], batch_size: int, pad_id: int) -> Iterator[Batch]:
-    """Group rows by length, longest first (the batch that needs most memory fails first), and pad them."""
+def padded(rows: list[tokens.TokenRow], batch_size: int) -> Iterator[Batch]:
+    """Group rows by length, longest first (the batch that needs most memory fails first), and pad them.
+
+    Padding is token 0, which every model has: it follows the row, where no token of the row can see it.
+    """
     import torch
 
     ordered = sorted(rows, key=lambda row: len(row.ids), reverse=True)
@@ -27,7 +30,7 @@ def padded(rows: list[chat.Encoded], batch_size: int, pad_id: int) -> Iterator[B
         width = len(group[0].ids)
         gaps = [width - len(row.ids) for row in group]
         yield Batch(
-            torch.tensor([row.ids + [pad_id] * gap for row, gap in zip(group, gaps, strict=True)]),
+            torch.tensor([row.ids + [0] * gap for row, gap in zip(group, gaps, strict=True)]),
             torch.tensor([[1] * len(row.ids) + [0] * gap for row, gap in zip(group, gaps, strict=True)]),
             torch.tensor([row.mask + [0] * gap for row, gap in zip(group, gaps, strict=True)]),
         )

@@ -6,27 +6,31 @@ than the work; tests compare it with `transformers`' `apply_chat_template`.
 """
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 import jinja2
-import jinja2.ext
-import jinja2.nodes
-import jinja2.parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
-Messages = list[dict[str, Any]]
+from stages.common import template
+
+# `{"messages": [...]}`, maybe with `"tools"`, or `{"text": ...}`, which no template touches.
+Row = dict[str, Any]
+# What a template raises that was not written for such a row: its own refusal, and mistakes in its expressions.
+REFUSALS = (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
+
+class Refused(click.ClickException):
+    """The chat template cannot render a row."""
 
 
 class Encoded(NamedTuple):
-    """One conversation as the model sees it. `mask[i]` is 1 where token `ids[i]` is learnt."""
+    """One conversation as the model sees it: a byte of `mask` for each of `ids`, 1 where the token is learnt."""
 
     ids: list[int]
-    mask: list[int]
+    mask: bytes
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Chat:
     special: dict[str, str]
     stop_ids: frozenset[int]
     pad_id: int
+    opening: str
 
 
 def load(folder: Path) -> Chat:
@@ -59,60 +64,83 @@ def load(folder: Path) -> Chat:
     pad_id = tokenizer.token_to_id(special.get("pad_token", ""))
     if pad_id is None:  # padding is masked, so any token will do
         pad_id = min(stop_ids)
-    return Chat(tokenizer, _template(folder, config), special, stop_ids, pad_id)
+    bos = special.get("bos_token", "")
+    opening = bos if bos and tokenizer.encode("").tokens[:1] == [bos] else ""
+    return Chat(tokenizer, template.load(folder, config), special, stop_ids, pad_id, opening)
 
 
-def render(chat: Chat, messages: Messages, *, prompt: bool = False) -> tuple[str, list[tuple[int, int]]]:
-    """Render messages to text.
+def render(chat: Chat, row: Row, *, prompt: bool = False) -> tuple[str, list[tuple[int, int]]]:
+    """Render a row to text.
 
     Args:
         chat: the model folder's chat side.
-        messages: the conversation.
+        row: a conversation, or plain text: that gets the tokenizer's own opening and end token, and is learnt whole.
         prompt: end with the header that asks for the assistant's next answer.
 
     Returns:
-        The text, and the character ranges of it that lie between generation markers.
+        The text, and the character ranges of it that are learnt: what lies between generation markers.
 
     Raises:
-        click.ClickException: the template refuses the messages, such as a role it does not know.
+        Refused: the template refuses the messages, such as a role it does not know.
     """
+    if "text" in row:
+        text = f"{row['text']}{chat.special.get('eos_token', '')}"
+        return chat.opening + text, [(len(chat.opening), len(chat.opening) + len(text))]
     spans: list[tuple[int, int]] = []
     parts: list[str] = []
     tracker: Any = chat.template.environment
     tracker.generation_log = (parts, spans)
-    values = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": prompt}
+    values = {"messages": row["messages"], "tools": row.get("tools"), "documents": None}
     try:
-        for part in chat.template.generate(**values, **chat.special):
+        for part in chat.template.generate(**values, add_generation_prompt=prompt, **chat.special):
             parts.append(part)
-    except jinja2.TemplateError as error:
-        start = messages[0]["content"][:40]
-        raise click.ClickException(f"chat template: {error} (in the row that starts {start!r})") from None
+    except REFUSALS as error:
+        start = row["messages"][0]["content"][:40]
+        raise Refused(f"chat template: {error} (in the row that starts {start!r})") from None
     return "".join(parts), spans
 
 
-def encode(chat: Chat, rows: list[Messages]) -> list[Encoded]:
-    """Turn conversations into token ids and masks, all cores at once."""
-    rendered = [render(chat, messages) for messages in rows]
+def encode(chat: Chat, rows: list[Row]) -> list[Encoded]:
+    """Turn rows into token ids and masks, all cores at once."""
+    return tokenise(chat, [render(chat, row) for row in rows])
+
+
+def tokenise(chat: Chat, rendered: list[tuple[str, list[tuple[int, int]]]]) -> list[Encoded]:
+    """Turn rendered rows into token ids and masks, all cores at once."""
     encodings = chat.tokenizer.encode_batch([text for text, _ in rendered], add_special_tokens=False)
     return [
-        Encoded(encoding.ids, _mask(encoding.offsets, spans))
-        for encoding, (_, spans) in zip(encodings, rendered, strict=True)
+        Encoded(encoding.ids, _mask(encoding, text, spans))
+        for encoding, (text, spans) in zip(encodings, rendered, strict=True)
     ]
 
 
-def encode_prompts(chat: Chat, rows: list[Messages]) -> list[list[int]]:
+def encode_prompts(chat: Chat, rows: list[Row]) -> list[list[int]]:
     """Turn conversations that end before an assistant's answer into the token ids to continue."""
-    texts = [render(chat, messages, prompt=True)[0] for messages in rows]
+    texts = [render(chat, row, prompt=True)[0] for row in rows]
     return [encoding.ids for encoding in chat.tokenizer.encode_batch(texts, add_special_tokens=False)]
 
 
-def _mask(offsets: list[tuple[int, int]], spans: list[tuple[int, int]]) -> list[int]:
-    mask = [0] * len(offsets)
+def _mask(encoding: Encoding, text: str, spans: list[tuple[int, int]]) -> bytes:
+    """Mark the tokens that share a character with a span."""
+    size = len(encoding)
+    mask = bytearray(size)
     for start, end in spans:
-        for index, (left, right) in enumerate(offsets):
-            if left < end and right > start:
-                mask[index] = 1
-    return mask
+        if start == end:
+            continue
+        # Asks for three characters' tokens: to list every token's offsets costs more than all else here.
+        first, after = encoding.char_to_token(start), encoding.char_to_token(end)
+        following = None if after is None else encoding.token_to_chars(after)
+        if after is None and end == len(text):
+            after, following = size, (end, end)
+        if first is None or after is None or following is None or following[0] < end:
+            # A character that no token stands for, or a token across the span's end.
+            return _mask_by_offsets(encoding.offsets, spans)
+        mask[first:after] = b"\1" * (after - first)
+    return bytes(mask)
+
+
+def _mask_by_offsets(offsets: list[tuple[int, int]], spans: list[tuple[int, int]]) -> bytes:
+    return bytes(any(left < end and right > start for start, end in spans if start < end) for left, right in offsets)
 
 
 def _content(token: Any) -> str:
@@ -127,58 +155,3 @@ def _stop_ids(folder: Path, tokenizer: Tokenizer, special: dict[str, str]) -> fr
     if ids is None:
         raise click.ClickException(f"{folder}: no stop token; set eos_token_id in {file}")
     return frozenset(ids if isinstance(ids, list) else [ids])
-
-
-def _template(folder: Path, config: dict[str, Any]) -> jinja2.Template:
-    file = folder / "chat_template.jinja"
-    source = file.read_text(encoding="utf-8") if file.exists() else config.get("chat_template")
-    if not source:
-        raise click.ClickException(f"{folder}: no chat template (chat_template.jinja); set base.chat_template")
-    if not has_markers(source):
-        raise click.ClickException(
-            f"{file}: no {{% generation %}} markers around the assistant's answer, so nothing says what to "
-            "learn; set base.chat_template to one with them"
-        )
-    # The settings of transformers' own environment, except `strftime_now`: a template that writes today's
-    # date would make tomorrow's tokens differ, and such templates fall back to a fixed date without it.
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
-    try:
-        return environment.from_string(source)
-    except jinja2.TemplateSyntaxError as error:
-        raise click.ClickException(f"{file}:{error.lineno}: {error.message}; mend the template") from None
-
-
-def has_markers(source: str) -> bool:
-    """Whether a chat template marks the assistant's answers: the test that transformers and TRL make, too."""
-    return re.search(r"\{%-?\s*generation\s*-?%\}", source) is not None
-
-
-class _Generation(jinja2.ext.Extension):
-    """`{% generation %}`: render the body and log where in the text it stands."""
-
-    tags = {"generation"}  # noqa: RUF012  Jinja's own interface
-
-    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return jinja2.nodes.CallBlock(self.call_method("_log"), [], [], body).set_lineno(line)
-
-    def _log(self, caller: Any) -> str:
-        text = caller()
-        log: Any = self.environment
-        parts, spans = log.generation_log
-        start = sum(map(len, parts))
-        spans.append((start, start + len(text)))
-        return text
-
-
-def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **kwargs: Any) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **kwargs)
-
-
-def _raise_exception(message: str) -> None:
-    raise jinja2.exceptions.TemplateError(message)

@@ -1,150 +1,95 @@
-"""Raw rows: read the files of data/raw and turn each row into messages.
+"""Raw rows: the files of data/raw as a stream of rows, whatever their kind, in flat memory.
 
-Two forms are read. Alpaca: `instruction`, `output`, optional `input`, `system` and `history`. Messages: `messages`, a
-list of `{"role", "content"}`. A file holds a JSON array or JSON Lines.
+A row is known by its file and line: the line it starts on in JSON Lines, CSV and text, its place (from 1) in a JSON
+array or Parquet file.
 """
 
-import hashlib
-import json
-import re
+import codecs
+import io
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import BinaryIO, cast
 
 import click
 
-from stages.common import chat
+from stages.common import readers
+from stages.common.readers import RawRow
 
-SUFFIXES = (".json", ".jsonl")
-SURROGATE = re.compile(r"[\ud800-\udfff]")
-ROLES = ("system", "user", "assistant", "tool")
-
-
-class RawRow(NamedTuple):
-    """One row as it stands in a file; `where` is `file:line`, or `file: row N` in a JSON array."""
-
-    where: str
-    values: dict[str, Any]
+KINDS = (".json", ".jsonl", ".parquet", ".csv", ".txt")
+SUFFIXES = tuple(kind + packed for packed in ("", ".gz", ".zst") for kind in KINDS)
 
 
-def paths(folder: Path) -> list[Path]:
-    """List the data files of `folder`, sorted. Hidden files and `*.dvc` files are no data.
+def paths(folder: Path, *, needed: bool = True) -> list[Path]:
+    """List the data files of `folder`, sorted. Hidden files, `*.dvc` files and README.md are no data.
 
     Raises:
-        click.ClickException: no folder, or no file in it.
+        click.ClickException: no folder, no file in it, or a file of another kind or with an unprintable name.
     """
     files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
-    found = [path for path in files if not path.name.startswith(".") and path.suffix != ".dvc"]
-    if not found:
-        raise click.ClickException(f"{folder}: no files; put .json or .jsonl files in it")
+    found = [path for path in files if path.name[0] != "." and path.suffix != ".dvc" and path.name != "README.md"]
+    if needed and not found:
+        raise click.ClickException(f"{folder}: no files; put {', '.join(KINDS)} files in it")
+    for path in found:
+        if not path.name.isprintable():
+            raise click.ClickException(f"{folder}: {path.name!a}: a name that no table can hold; rename the file")
+        kind(path)
     return found
 
 
-def read(folder: Path) -> list[RawRow]:
-    """Read every row of every file in `folder`.
+def kind(path: Path) -> str:
+    """Give the kind of a data file, such as `.jsonl` for rows.jsonl.gz.
 
     Raises:
-        click.ClickException: an empty file, a file of another kind, or text that is no JSON.
+        click.ClickException: none that is read here.
     """
-    return [row for path in paths(folder) for row in read_file(path)]
+    suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
+    if not suffix:
+        known = f"{', '.join(KINDS)}, each also .gz or .zst"
+        raise click.ClickException(f"{path}: not one of {known}; convert it or move it away")
+    return f".{suffix.split('.')[1]}"
 
 
-def read_file(path: Path) -> list[RawRow]:
-    """Read the rows of one file."""
-    if path.suffix not in SUFFIXES:
-        raise click.ClickException(f"{path}: not one of {', '.join(SUFFIXES)}; convert it or move it away")
+def rows(path: Path, sample_by: str = "line") -> Iterator[RawRow]:
+    """Read the rows of one file, one at a time.
+
+    Args:
+        path: a file of one of the SUFFIXES.
+        sample_by: what makes a row of a text file: `line`, `paragraph` (blank lines between) or `document`.
+
+    Raises:
+        click.ClickException: the file is empty or broken; names the line.
+    """
+    import pyarrow as pa
+
+    count = 0
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise click.ClickException(f"{path}:{line}: not UTF-8; save the file as UTF-8") from None
-    if not text.strip():
-        raise click.ClickException(f"{path}: empty file; fill it or delete it")
-    rows = _array(path, text) if text.lstrip().startswith("[") else _lines(path, text)
-    if not rows:
+        packed = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix.lower())
+        with cast(BinaryIO, pa.input_stream(str(path), compression=packed)) as stream:
+            for row in _of_kind(path, kind(path), stream, sample_by):
+                count += 1
+                yield row
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:  # the last: a column's name
+        if isinstance(error, FileNotFoundError | PermissionError):
+            problem = "no such file" if isinstance(error, FileNotFoundError) else "cannot be read; check its owner"
+            raise click.ClickException(f"{path}: {problem}") from None
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        raise click.ClickException(f"{path}: broken after {count} rows ({reason}); fetch the file anew") from None
+    if not count:
         raise click.ClickException(f"{path}: no rows; fill it or delete it")
-    escapes = re.search(r"\\u[dD][89a-fA-F]", text)  # of characters beyond U+FFFF, two by two
-    for where, values in rows:
-        if not isinstance(values, dict):
-            raise click.ClickException(f"{where}: a row must be a JSON object, not {type(values).__name__}")
-        if escapes and SURROGATE.search(json.dumps(values, ensure_ascii=False)):
-            raise click.ClickException(f"{where}: half a character (an unpaired \\ud... escape); mend the row")
-    return rows
 
 
-def to_messages(row: RawRow) -> chat.Messages:
-    """Turn a row of either form into messages that end with the assistant's answer.
-
-    Raises:
-        click.ClickException: neither form, a part of the wrong type, or roles out of order.
-    """
-    if "messages" in row.values:
-        return _checked(row, row.values["messages"])
-    if "instruction" not in row.values:
-        keys = ", ".join(sorted(row.values)) or "none"
-        raise click.ClickException(f"{row.where}: no `instruction` and no `messages` (keys: {keys})")
-    if row.values.get("output") is None:
-        raise click.ClickException(f'{row.where}: no answer ("output" is missing); add it or delete the row')
-    parts = [row.values["instruction"], row.values.get("input") or "", row.values["output"]]
-    for name, part in zip(("instruction", "input", "output"), parts, strict=True):
-        if not isinstance(part, str):
-            raise click.ClickException(f"{row.where}: `{name}` must be text, not {type(part).__name__}")
-    instruction, extra, output = parts
-    question = "\n\n".join(part for part in (instruction, extra) if part.strip())
-    system = row.values.get("system") or ""
-    turns = [*(row.values.get("history") or []), [question, output]]
-    messages = [{"role": "system", "content": system}] if system else []
-    for turn in turns:
-        if not (isinstance(turn, list) and len(turn) == 2):
-            raise click.ClickException(f"{row.where}: `history` must be a list of [question, answer] pairs")
-        messages += [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
-    return _checked(row, messages)
-
-
-def content_hash(messages: chat.Messages) -> str:
-    """Hash what a conversation says: the same messages give the same hash in every file and form."""
-    return text_hash(json.dumps(messages, sort_keys=True, ensure_ascii=False))
-
-
-def text_hash(text: str) -> str:
-    """Hash a text's UTF-8 bytes with sha256."""
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
-
-
-def _array(path: Path, text: str) -> list[RawRow]:
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise click.ClickException(f"{path}:{error.lineno}: not JSON ({error.msg}); mend the line") from None
-    except (ValueError, RecursionError):
-        raise click.ClickException(f"{path}: a number too long, or brackets too deep; mend the file") from None
-    return [RawRow(f"{path}: row {number}", value) for number, value in enumerate(values, start=1)]
-
-
-def _lines(path: Path, text: str) -> list[RawRow]:
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(RawRow(f"{path}:{number}", json.loads(line)))
-        except json.JSONDecodeError as error:
-            raise click.ClickException(f"{path}:{number}: not JSON ({error.msg}); mend the line") from None
-        except (ValueError, RecursionError):
-            message = f"{path}:{number}: a number too long, or brackets too deep; mend the line"
-            raise click.ClickException(message) from None
-    return rows
-
-
-def _checked(row: RawRow, messages: Any) -> chat.Messages:
-    if not isinstance(messages, list) or not messages:
-        raise click.ClickException(f"{row.where}: `messages` must be a list of messages")
-    for number, message in enumerate(messages, start=1):
-        if not isinstance(message, dict) or message.get("role") not in ROLES:
-            raise click.ClickException(f"{row.where}: message {number}: `role` must be one of {', '.join(ROLES)}")
-        if not isinstance(message.get("content"), str):
-            raise click.ClickException(f"{row.where}: message {number}: `content` must be text")
-        if message.get("tool_calls"):
-            raise click.ClickException(f"{row.where}: message {number}: `tool_calls` are not read yet")
-    if messages[-1]["role"] != "assistant":
-        raise click.ClickException(f"{row.where}: no answer (the last message is not the assistant's)")
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
+def _of_kind(path: Path, suffix: str, stream: BinaryIO, sample_by: str) -> Iterator[RawRow]:
+    if suffix == ".parquet":
+        yield from readers.parquet_rows(stream)
+        return
+    buffered = io.BufferedReader(cast(io.RawIOBase, stream), readers.CHUNK)
+    start = buffered.peek(2)
+    if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise click.ClickException(f"{path}: UTF-16; save the file as UTF-8")
+    if suffix in (".json", ".jsonl"):
+        array = start.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
+        yield from readers.json_array(path, buffered) if array else readers.json_lines(path, buffered)
+    else:
+        # A byte that is no UTF-8 becomes a lone surrogate: its row is dropped and counted, not the file.
+        text = io.TextIOWrapper(buffered, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        yield from readers.csv_rows(path, text) if suffix == ".csv" else readers.text_rows(text, sample_by)

@@ -24,12 +24,31 @@ PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPLIT = r"\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
 # The generation block marks what the assistant says, its stop token included: the loss counts exactly that.
 CHAT_TEMPLATE = """\
+{%- set system = messages[0].content if messages[0].role == 'system' else '' -%}
+{%- if system or tools -%}
+{{- '<|im_start|>system\\n' + system -}}
+{%- if tools -%}
+{{- '\\n\\n' if system else '' -}}
+{{- 'You may call these functions:\\n<tools>' -}}
+{%- for tool in tools -%}{{- '\\n' + tool | tojson -}}{%- endfor -%}
+{{- '\\n</tools>\\nA call looks like this: <tool_call>{"name": ..., "arguments": {...}}</tool_call>' -}}
+{%- endif -%}
+{{- '<|im_end|>\\n' -}}
+{%- endif -%}
 {%- for message in messages -%}
 {%- if message.role == 'assistant' -%}
 {{- '<|im_start|>assistant\\n' -}}
-{%- generation -%}{{- message.content + '<|im_end|>' -}}{%- endgeneration -%}
+{%- generation -%}
+{{- message.content -}}
+{%- for call in message.tool_calls or [] -%}
+{{- '\\n' if message.content or not loop.first else '' -}}
+{{- '<tool_call>\\n{"name": ' + call.function.name | tojson -}}
+{{- ', "arguments": ' + call.function.arguments | tojson + '}\\n</tool_call>' -}}
+{%- endfor -%}
+{{- '<|im_end|>' -}}
+{%- endgeneration -%}
 {{- '\\n' -}}
-{%- else -%}
+{%- elif message.role != 'system' or not loop.first -%}
 {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' -}}
 {%- endif -%}
 {%- endfor -%}
