@@ -7,7 +7,7 @@ export VENV := $(abspath $(VENV))
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro gate lineage trace show-tokens runtime verify test bench lint docs data import lock
+.PHONY: help install repro stop tensorboard gate lineage trace show-tokens runtime verify test bench lint docs data import recipe lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -16,6 +16,12 @@ install: $(VENV)/.pipeline ## make .venv with the locked environment
 
 repro: $(VENV)/.pipeline ## build the model: run every stage whose inputs changed
 	@PATH="$(BIN):$$PATH" dvc repro
+
+stop: $(VENV)/.pipeline ## end what runs in this checkout; train leaves a checkpoint that `make repro` goes on from
+	@$(BIN)/python -m tools.stop
+
+tensorboard: $(VENV)/.pipeline ## watch trainings at http://127.0.0.1:6006 (PORT=6006)
+	@$(BIN)/tensorboard --logdir logs --host 127.0.0.1 --port $(if $(PORT),$(PORT),6006)
 
 gate: $(VENV)/.pipeline ## print the verdict on the model, exit 1 when a gate failed
 	@$(BIN)/python -m tools.gate
@@ -38,8 +44,9 @@ verify: $(VENV)/.pipeline ## rebuild HEAD in an empty clone and compare every by
 test: $(VENV)/.dev ## run the test suite (ARGS="-k train" for a part)
 	@docker/run --no-log python -m pytest $(ARGS)
 
-bench: $(VENV)/.pipeline ## time preprocess against the least that its work can cost (minutes)
+bench: $(VENV)/.pipeline ## time preprocess and train against the least that their work can cost (minutes)
 	@docker/run --no-log python -m tools.bench.preprocess
+	@docker/run --no-log python -m tools.bench.train
 
 lint: $(VENV)/.dev ## check style, types and that docs match the code
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/python -m tools.docs --check
@@ -52,6 +59,9 @@ data: $(VENV)/.pipeline ## rewrite the default rows in data/raw
 
 import: $(VENV)/.pipeline ## bring rows into data/raw (SOURCE=file, address or owner/name; more in docs/import.md)
 	@$(BIN)/python -m tools.import $(call given,REVISION FILE SHA256 NAME LICENCE LIMIT SEED) $(if $(FORCE),--force) -- "$$SOURCE"
+
+recipe: $(VENV)/.pipeline ## write the settings for a model into params.yaml (NAME=qwen2.5-0.5b, REVISION=commit); alone: list
+	@$(BIN)/python -m tools.recipe $(call given,REVISION) -- $(if $(filter command,$(origin NAME)),"$$NAME")
 
 # NAME="my rows" as --name "$NAME"; only what stands on make's command line, as some machines have a NAME of their own.
 given = $(foreach name,$1,$(if $(filter command,$(origin $(name))),--$(shell echo $(name) | tr A-Z a-z) "$$$(name)"))

@@ -41,7 +41,8 @@ def main(params: Path, base: Path, adapter: Path, val: Path, out: Path, metrics:
 
     # Inputs
     files.require(base, "dvc repro base")
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
+    whole = (adapter / "config.json").exists()  # train.method: full
+    for name in ("config.json",) if whole else ("adapter_config.json", "adapter_model.safetensors"):
         files.require(adapter / name, "dvc repro train")
     rows = tokens.read(val, config.rows)
 
@@ -50,12 +51,13 @@ def main(params: Path, base: Path, adapter: Path, val: Path, out: Path, metrics:
 
     with files.fresh_folder(out) as folder:
         # Work
-        merged_tensors = merge_weights(base, adapter, folder)
+        merged_tensors = (take_weights if whole else merge_weights)(base, adapter, folder)
         copy_rest(base, folder)
         place = device.choose()
         click.echo(f"device: {place.name}, {place.dtype}: {place.reason}")
         load = transformers.AutoModelForCausalLM.from_pretrained
-        reference = PeftModel.from_pretrained(load(base, dtype=place.dtype), adapter).to(place.name).eval()
+        start = load(adapter if whole else base, dtype=place.dtype)
+        reference = (start if whole else PeftModel.from_pretrained(start, adapter)).to(place.name).eval()
         merged = load(folder, dtype=place.dtype).to(place.name).eval()
         agreement = compare(reference, merged, rows, config.batch_size)
 
@@ -104,6 +106,37 @@ def merge_weights(base: Path, adapter: Path, out: Path) -> int:
     unused = sorted(set(parts) - used)
     if unused:
         raise click.ClickException(f"{adapter}: {unused[0]}: fits no tensor of {base} ({len(unused)} such tensors)")
+    return changed
+
+
+def take_weights(base: Path, trained: Path, out: Path) -> int:
+    """Write weights that were trained whole, in the base's files, names, shapes and dtypes.
+
+    Returns:
+        How many tensors differ from the base's.
+
+    Raises:
+        click.ClickException: a tensor that the base does not have, or has in another shape, or that is missing.
+    """
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    parts = {name: part for file in sorted(trained.glob("*.safetensors")) for name, part in load_file(file).items()}
+    changed = 0
+    for shard in sorted(base.glob("*.safetensors")):
+        tensors = {}
+        with safe_open(shard, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  not a dict
+                weight = file.get_tensor(name)
+                if name not in parts:
+                    raise click.ClickException(f"{trained}: {name}: missing; was it trained on another base?")
+                require_shape(name, weight, parts[name])
+                tensors[name] = parts.pop(name).to(weight.dtype)
+                changed += not weight.equal(tensors[name])
+            metadata = file.metadata()
+        save_file(tensors, out / shard.name, metadata)
+    if parts:
+        raise click.ClickException(f"{trained}: {min(parts)}: fits no tensor of {base} ({len(parts)} such tensors)")
     return changed
 
 

@@ -166,7 +166,7 @@ def write_card(verdicts: dict[str, Any], origin: dict[str, Any], scores: dict[st
         [
             "# Model card",
             "",
-            f"A LoRA fine-tune of `{origin['base']['id']}` at `{origin['base']['revision']}`, merged and quantised "
+            f"A fine-tune of `{origin['base']['id']}` at `{origin['base']['revision']}`, merged and quantised "
             "with AWQ. Written by the report stage from the metrics of the run.",
             "",
             "## Data",

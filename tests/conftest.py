@@ -43,6 +43,7 @@ SMALL = {
     "preprocess.max_length": 256,
     "train.batch_size": 8,
     "train.machine.device_batch_size": 4,
+    "train.machine.report_to": [],
     "train.lora.r": 4,
     "train.lora.lora_alpha": 8,
     "train.sft.num_train_epochs": 1,

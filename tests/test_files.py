@@ -196,7 +196,7 @@ def test_an_unwritable_output_is_named(
     before = files.hashes(workspace)
     assert fail(main, *arguments.split()) == message
     assert files.hashes(workspace) == before
-    assert {path.name for path in folder.iterdir()} - {"out"} == {
+    assert {path.name for path in folder.iterdir()} - {"out", ".scratch", "curves"} == {
         *("blocked", "data", "metrics", "models", "params.yaml", "requirements")
     }
     assert not list((folder / "out").glob("*"))

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import click
 import pyarrow as pa
 import pytest
 
+from stages import merge
 from stages import train as stage
 from stages.common import chat, device, files, settings, tokens
 
@@ -71,7 +73,9 @@ def refuse(params: Callable[..., Path], fail: Callable[..., str], prepared: Path
         folder = params(changes).parent
         rows = ("--train", prepared / "train.arrow", "--val", prepared / "val.arrow")
         message = fail(stage.main, "--base", base, *rows)
-        assert not [path for path in folder.rglob("*") if path.is_file() and path.name != "params.yaml"]
+        written = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+        assert not [path for path in written if path.parts[0] not in ("params.yaml", ".scratch", "metrics")]
+        assert not (folder / "metrics" / "train.json").exists()
         return message
 
     return refuse
@@ -109,26 +113,21 @@ def test_only_the_adapter_is_trained(adapter: Path, workspace: Path, base: Path)
 def test_the_labels_of_every_batch_are_the_learnt_ids(
     params: Callable[..., Path], prepared: Path, base: Path, tmp_path: Path
 ) -> None:
-    import peft
     import transformers
-    import trl
+
+    from stages.common import training
 
     prepared_rows = tokens.read(prepared / "val.arrow")
     rows = [*prepared_rows, tokens.TokenRow([5, 6, 7], [1, 1, 1]), tokens.TokenRow([5, 8, 9, 8], [0, 1, 0, 1])]
     with pa.OSFile(str(tmp_path / "rows.arrow"), "wb") as sink, pa.ipc.new_stream(sink, tokens.SCHEMA) as writer:
         columns = [[row.ids for row in rows], [row.mask for row in rows]]
         writer.write_table(pa.table(columns, schema=tokens.SCHEMA), max_chunksize=4)
-    file = params()
+    file, place = params(), device.choose()
     config = settings.load(file, "train", stage.TrainParams)
-    trainer = stage.make_trainer(
-        file,
-        model=transformers.AutoModelForCausalLM.from_pretrained(base),
-        args=trl.SFTConfig(**config.sft, **stage.fixed_settings(config, device.choose())),
-        train_dataset=stage.labelled(tmp_path / "rows.arrow"),
-        eval_dataset=stage.labelled(tmp_path / "rows.arrow"),
-        processing_class=transformers.AutoTokenizer.from_pretrained(base),
-        peft_config=peft.LoraConfig(**config.lora),
-    )
+    lora, arguments = training.configs(file, config, place)
+    model = transformers.AutoModelForCausalLM.from_pretrained(base)
+    both = (tmp_path / "rows.arrow", tmp_path / "rows.arrow")
+    trainer = training.make_trainer(file, config, model, base, both, lora, arguments, tmp_path)
     for batches in (trainer.get_eval_dataloader(), trainer.get_train_dataloader()):
         found = []
         for batch in batches:
@@ -146,7 +145,7 @@ def test_the_labels_of_every_batch_are_the_learnt_ids(
 def test_the_assistants_text_and_its_stop_token_are_learnt(prepared: Path, base: Path) -> None:
     tokenizer = chat.load(base).tokenizer
     rows = files.read_rows(prepared / "val.jsonl")
-    for row, labels in zip(rows, stage.labelled(prepared / "val.arrow")["labels"], strict=True):
+    for row, labels in zip(rows, tokens.dataset(prepared / "val.arrow")["labels"], strict=True):
         learnt = [label for label in labels if label != -100]
         answer = tokenizer.decode(learnt, skip_special_tokens=False)
         assert answer == row["messages"][-1]["content"] + "<|im_end|>"
@@ -278,7 +277,9 @@ def test_a_pattern_of_modules_stays_a_pattern(learn: Callable[..., Path]) -> Non
 def test_the_global_batch_is_split_exactly(
     batch_size: int, device_batch_size: int, world_size: int, expected: tuple[int, int]
 ) -> None:
-    size, accumulation = stage.split_batch(batch_size, device_batch_size, world_size)
+    from stages.common import training
+
+    size, accumulation = training.split_batch(batch_size, device_batch_size, world_size)
     assert (size, accumulation) == expected
     assert size * accumulation * world_size == batch_size
     assert size <= device_batch_size
@@ -286,8 +287,10 @@ def test_the_global_batch_is_split_exactly(
 
 @pytest.mark.parametrize(("batch_size", "world_size"), [(32, 3), (2, 4)])
 def test_a_batch_that_cannot_be_split_is_an_error(batch_size: int, world_size: int) -> None:
+    from stages.common import training
+
     with pytest.raises(click.ClickException) as raised:
-        stage.split_batch(batch_size, 8, world_size)
+        training.split_batch(batch_size, 8, world_size)
     assert raised.value.message == f"train.batch_size {batch_size} does not divide by {world_size} processes"
 
 
@@ -311,9 +314,141 @@ def test_settings_that_cannot_work_leave_nothing(
     assert re.match(f"params.yaml: train: {message}", refuse(changes))
 
 
-def test_a_training_that_diverges_leaves_nothing(refuse: Callable[..., str]) -> None:
-    message = refuse({"train.sft.learning_rate": 1e30, "train.sft.max_grad_norm": 0.0})
-    assert re.fullmatch(r"eval_loss is nan after \d steps; lower train.sft.learning_rate", message)
+def test_a_loss_that_explodes_names_step_and_rows(refuse: Callable[..., str]) -> None:
+    message = refuse(
+        {
+            "train.sft.learning_rate": 1e30,
+            "train.sft.max_grad_norm": 0.0,
+            "train.sft.num_train_epochs": 3,
+            "train.machine.device_batch_size": 2,
+            "train.machine.save_steps": 1,
+        }
+    )
+    pattern = (
+        r"params\.yaml: train: the loss is (nan|[\d.e+]+) at step (\d+), in a batch of the rows "
+        r"rows\.jsonl:\d+, rows\.jsonl:\d+; look at them, lower train\.sft\.learning_rate or raise its warmup_steps "
+        r"\(it goes on after step (\d+) with params as they are\)"
+    )
+    match = re.fullmatch(pattern, message)
+    assert match, message
+    assert int(match[3]) == int(match[2]) - 1
+
+
+def test_every_weight_is_trained_and_merged(
+    learn: Callable[..., Path], succeed: Callable[..., str], base: Path, prepared: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    folder = learn({"train.method": "full", "train.sft.learning_rate": 0.0005})
+    found, before = (load_file(path / "model.safetensors") for path in (folder / "models" / "adapter", base))
+    assert {name: (part.shape, part.dtype) for name, part in found.items()} == {
+        name: (part.shape, part.dtype) for name, part in before.items()
+    }
+    # Not biases and norms: of so few steps some are lost when weights are rounded to bfloat16.
+    assert all(not part.equal(before[name]) for name, part in found.items() if part.ndim == 2)
+    assert scores(folder)["trainable_parameters"] == scores(folder)["total_parameters"]
+    succeed(merge.main, "--base", base, "--val", prepared / "val.arrow")
+    merged = load_file(folder / "models" / "merged" / "model.safetensors")
+    assert all(part.equal(found[name]) for name, part in merged.items())
+    measured = json.loads((folder / "metrics" / "merge.json").read_text(encoding="utf-8"))
+    assert (measured["top1_agreement"], measured["kl_max"]) == (1.0, 0.0)
+
+
+def test_four_bits_need_a_gpu(refuse: Callable[..., str]) -> None:
+    if device.choose().name == "cuda":
+        pytest.skip("a GPU is here, so there is nothing to refuse")
+    message = refuse({"train.method": "qlora"})
+    assert message.startswith("params.yaml: train.method: qlora needs an NVIDIA GPU (no GPU visible; ")
+    assert message.endswith("); use lora here")
+
+
+@pytest.fixture
+def worse(learn: Callable[..., Path]) -> Callable[..., Path]:
+    """Train so that the loss on val falls, then rises: the learning rate is far too great in the end."""
+
+    def worse(changes: dict[str, Any]) -> Path:
+        rates: dict[str, Any] = {
+            "learning_rate": 1.0,
+            "lr_scheduler_type": "constant_with_warmup",
+            "warmup_steps": 30,
+        }
+        rates |= {"num_train_epochs": 8}
+        return learn({f"train.sft.{key}": value for key, value in rates.items()} | changes)
+
+    return worse
+
+
+def test_the_best_weights_are_kept(worse: Callable[..., Path], adapter: Path) -> None:
+    folder = worse({"train.keep": "best"})
+    losses = curve(folder, "eval_loss")
+    best = min(losses, key=lambda step: losses[step])
+    assert best < list(losses)[-1]
+    assert scores(folder)["eval_loss"] == pytest.approx(losses[best], abs=1e-6)
+    kept = weights(folder / "models" / "adapter")
+    last = weights(worse({}) / "models" / "adapter")
+    assert any(not kept[name].equal(last[name]) for name in kept)
+    stopped = worse({"train.sft.max_steps": best, "train.sft.eval_strategy": "no"})
+    assert all(part.equal(kept[name]) for name, part in weights(stopped / "models" / "adapter").items())
+
+
+def test_it_stops_early_when_val_no_longer_gains(worse: Callable[..., Path]) -> None:
+    losses = curve(worse({"train.early_stopping": 1}), "eval_loss")
+    steps = list(losses)
+    assert len(steps) < 8
+    assert losses[steps[-1]] >= losses[steps[-2]] == min(losses.values())
+
+
+def test_it_starts_from_an_adapter(learn: Callable[..., Path], params: Callable[..., Path], adapter: Path) -> None:
+    start = params().parent / "data" / "start" / "mine"
+    shutil.copytree(adapter, start)
+    changes = {"train.sft.learning_rate": 1e-9, "train.sft.max_steps": 1, "train.resume_from": "mine"}
+    folder = learn(changes)
+    before, after = weights(start), weights(folder / "models" / "adapter")
+    assert all(part.allclose(after[name], atol=1e-6) for name, part in before.items())
+
+
+def test_an_adapter_of_other_shape_is_refused(
+    refuse: Callable[..., str], params: Callable[..., Path], adapter: Path
+) -> None:
+    start = params().parent / "metrics" / "start" / "mine"
+    shutil.copytree(adapter, start)
+    (params().parent / "data").mkdir(exist_ok=True)
+    (params().parent / "data" / "start").symlink_to(start.parent)
+    message = refuse({"train.resume_from": "mine", "train.lora.r": 8})
+    assert message == "params.yaml: train.lora.r: 8, but the adapter in data/start/mine has 4"
+
+
+def test_rows_of_like_length_share_a_batch() -> None:
+    from stages.common.trainer import GroupedByLength
+
+    lengths = [number % 97 for number in range(1000)]
+    sampler = GroupedByLength(lengths, 8, seed=7)
+    first, again = list(sampler), list(sampler)
+    assert first == again
+    assert sorted(first) == list(range(1000))
+    assert max(lengths[row] for row in first[:8]) == 96
+    groups = [[lengths[row] for row in first[start : start + 8]] for start in range(0, 1000, 8)]
+    assert sum(max(group) * len(group) for group in groups) < 1.1 * sum(lengths)
+    tops = [max(group) for group in groups[1:50]]
+    assert tops != sorted(tops, reverse=True)
+    sampler.set_epoch(1)
+    assert list(sampler) != first
+
+
+def test_two_processes_train_alike(learn: Callable[..., Path], prepared: Path, base: Path, tmp_path: Path) -> None:
+    # The last batch of an epoch is not whole: two processes fill it up with rows from its start.
+    changes = {"train.machine.device_batch_size": 8, "train.sft.logging_steps": 1, "train.sft.max_steps": 5}
+    alone = curve(learn(changes), "loss")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = ["torchrun", "--standalone", "--nproc-per-node", "2", "-m", "stages.train", "--base", str(base)]
+    command += ["--train", str(prepared / "train.arrow"), "--val", str(prepared / "val.arrow"), "--out", "two"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert curve(tmp_path, "loss") == pytest.approx(alone, rel=2e-3)
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
 
 
 @pytest.mark.parametrize(

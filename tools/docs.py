@@ -45,7 +45,19 @@ def generated() -> Iterator[tuple[str, str]]:
     yield "reasons", tables.reasons_table()
     for stage in stages:
         yield f"help {stage}", tables.help_text(f"stages.{stage}")
-    for tool in ("docs", "gate", "generate", "import", "lineage", "runtime", "show_tokens", "trace", "verify"):
+    for tool in (
+        "docs",
+        "gate",
+        "generate",
+        "import",
+        "lineage",
+        "recipe",
+        "runtime",
+        "show_tokens",
+        "stop",
+        "trace",
+        "verify",
+    ):
         yield f"help {tool}", tables.help_text(f"tools.{tool}")
 
 

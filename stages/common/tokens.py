@@ -4,13 +4,16 @@ They lie beside the readable rows, row i of `train.arrow` made from row i of `tr
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.common import files
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "assistant_masks": pa.list_(pa.int8())})
 
@@ -58,6 +61,40 @@ def labels(found: pa.Table) -> pa.ChunkedArray:
 def supervised(found: pa.Table) -> int:
     """Count the tokens that are learnt."""
     return pc.sum(pc.list_flatten(found["assistant_masks"])).as_py()
+
+
+def dataset(path: Path) -> "Dataset":
+    """Open a token file, memory-mapped, with labels beside it: -100 on every token that is not learnt.
+
+    TRL makes labels from `assistant_masks` only in the preparation that is skipped here; its collator knows no masks.
+    """
+    from datasets import Dataset
+
+    return Dataset.from_file(str(path)).add_column("labels", labels(table(path)))
+
+
+def lengths(path: Path) -> list[int]:
+    """Give the number of tokens of each row."""
+    return pc.list_value_length(table(path)["input_ids"]).to_pylist()
+
+
+def row_ids(path: Path, rows: list[list[int]]) -> list[str]:
+    """Name the raw rows that rows of token ids were made from, by the manifest beside a token file.
+
+    Args:
+        path: `train.arrow` or `val.arrow`.
+        rows: token ids as they stand in it.
+    """
+    import pyarrow.parquet as pq
+
+    wanted = {tuple(row) for row in rows}
+    positions = [n for n, row in enumerate(read(path)) if tuple(row.ids) in wanted]
+    manifest = path.with_name("manifest.parquet")
+    if not manifest.exists():
+        return [f"{path.name} row {position}" for position in positions]
+    chosen = (pc.field("fate") == path.stem) & pc.field("position").isin(positions)
+    found = pq.read_table(manifest, columns=["file", "line"], filters=chosen).to_pylist()
+    return [f"{row['file']}:{row['line']}" for row in found]
 
 
 def _labels(batch: pa.RecordBatch) -> pa.ListArray:

@@ -1,0 +1,249 @@
+"""Resume: a training that is killed at any moment goes on and ends with the same bytes; two never run at once."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages import train as stage
+from stages.common import checkpoints, files
+
+CHANGES = {
+    "train.sft.num_train_epochs": 6,
+    "train.sft.logging_steps": 4,
+    "train.lora.lora_dropout": 0.1,  # draws random numbers, whose state must come back
+    "train.machine.save_steps": 3,
+}
+
+
+def train(folder: Path, limit: int | None = None) -> None:
+    """Run the stage in a process of its own; `limit` is the size in bytes above which no file can be written."""
+    os.chdir(folder)
+    log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    if limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    stage.main(["--base", "models/base"], standalone_mode=True)
+
+
+@pytest.fixture(scope="module")
+def processes() -> ForkServerContext:
+    """Processes that start with the libraries already imported, each a copy of one that has computed nothing."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["dvclive", "stages.common.scratch", "stages.common.learning"])
+    return context
+
+
+@pytest.fixture
+def start(processes: ForkServerContext, run: Path) -> Iterator[Callable[..., ForkServerProcess]]:
+    """Start a training in `run`; what still runs at the end of a test is killed."""
+    started = []
+
+    def start(limit: int | None = None) -> ForkServerProcess:
+        process = processes.Process(target=train, args=(run, limit))
+        process.start()
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.join()
+
+
+@pytest.fixture
+def run(params: Callable[..., Path], base: Path, prepared: Path) -> Path:
+    """A workspace to train in."""
+    return workspace(params(CHANGES).parent, base, prepared)
+
+
+def workspace(folder: Path, base: Path, prepared: Path) -> Path:
+    (folder / "models").mkdir()
+    (folder / "models" / "base").symlink_to(base)
+    (folder / "data").mkdir()
+    (folder / "data" / "prepared").symlink_to(prepared)
+    return folder
+
+
+def outs(folder: Path) -> dict[str, str]:
+    """Hash everything that a training writes."""
+    return files.hashes(folder / "models" / "adapter") | files.hashes(folder / "metrics")
+
+
+@pytest.fixture(scope="module")
+def whole(
+    processes: ForkServerContext, tmp_path_factory: pytest.TempPathFactory, base: Path, prepared: Path
+) -> dict[str, str]:
+    """What a training writes that nobody interrupts."""
+    from conftest import write_params
+
+    folder = tmp_path_factory.mktemp("whole")
+    write_params(folder, CHANGES)
+    workspace(folder, base, prepared)
+    process = processes.Process(target=train, args=(folder,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0, (folder / "log.txt").read_text(encoding="utf-8")
+    assert not list((folder / ".scratch" / "train").iterdir())
+    return outs(folder)
+
+
+def newest(folder: Path) -> int:
+    """Give the step of the newest checkpoint of the only training in `folder`, 0 for none."""
+    steps = [int(path.name.partition("-")[2]) for path in folder.glob(".scratch/train/*/checkpoint-*[0-9]")]
+    return max(steps, default=0)
+
+
+def wait_for(condition: Callable[[], Any], process: ForkServerProcess, folder: Path) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert process.is_alive() and time.monotonic() < end, (folder / "log.txt").read_text(encoding="utf-8")
+        time.sleep(0.001)
+
+
+def finish(process: ForkServerProcess, folder: Path) -> str:
+    process.join()
+    log = (folder / "log.txt").read_text(encoding="utf-8")
+    assert process.exitcode == 0, log
+    return log
+
+
+def test_killed_at_random_steps_it_ends_with_the_same_bytes(
+    start: Callable[..., ForkServerProcess], run: Path, whole: dict[str, str]
+) -> None:
+    rng = random.Random(7)
+    done = 0
+    for number in [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGKILL, signal.SIGKILL]:
+        process = start()
+        target = newest(run) + 1
+        wait_for(lambda target=target: newest(run) >= target, process, run)
+        time.sleep(rng.random() * 0.1)
+        assert process.pid
+        os.kill(process.pid, number)
+        process.join()
+        expected = -number if number == signal.SIGKILL else 128 + number
+        assert process.exitcode == expected, (run / "log.txt").read_text(encoding="utf-8")
+        assert newest(run) > done
+        done = newest(run)
+        assert not (run / "models" / "adapter").exists()
+    log = finish(start(), run)
+    assert log.count("going on after step") == 6
+    assert outs(run) == whole
+    assert not list((run / ".scratch" / "train").iterdir())
+
+
+def test_killed_in_the_middle_of_a_checkpoint_it_takes_the_one_before(
+    start: Callable[..., ForkServerProcess], run: Path, whole: dict[str, str]
+) -> None:
+    process = start()
+    wait_for(lambda: newest(run) >= 3, process, run)
+    wait_for(lambda: list(run.glob(".scratch/train/*/writing/checkpoint-*/adapter_model*")), process, run)
+    process.kill()
+    process.join()
+    assert list(run.glob(".scratch/train/*/writing/checkpoint-*")), "it was killed too late"
+    before = newest(run)
+    log = finish(start(), run)
+    assert f"going on after step {before} of" in log
+    assert outs(run) == whole
+
+
+def test_a_checkpoint_that_does_not_read_back_is_set_aside(
+    start: Callable[..., ForkServerProcess], run: Path, whole: dict[str, str]
+) -> None:
+    process = start()
+    wait_for(lambda: newest(run) >= 6, process, run)
+    process.kill()
+    process.join()
+    step = newest(run)
+    (folder,) = (run / ".scratch" / "train").iterdir()
+    broken = folder / f"checkpoint-{step}" / "optimizer.pt"
+    broken.write_bytes(broken.read_bytes()[:-1])
+    log = finish(start(), run)
+    assert f"checkpoint-{step} set aside: optimizer.pt is not what was written" in log
+    assert f"going on after step {step - 3} of" in log
+    assert outs(run) == whole
+
+
+def test_a_full_disk_is_named_and_costs_nothing(
+    start: Callable[..., ForkServerProcess], run: Path, whole: dict[str, str]
+) -> None:
+    process = start()
+    wait_for(lambda: newest(run) >= 3, process, run)
+    process.kill()
+    process.join()
+    step = newest(run)
+    process = start(limit=4096)
+    process.join()
+    log = (run / "log.txt").read_text(encoding="utf-8")
+    assert process.exitcode == 1
+    assert f"the checkpoint of step {step + 3} cannot be written" in log
+    assert f"make room and run the same command again: it goes on after step {step}" in log
+    assert newest(run) == step
+    finish(start(), run)
+    assert outs(run) == whole
+
+
+def test_the_second_training_says_who_holds_the_lock(start: Callable[..., ForkServerProcess], run: Path) -> None:
+    process = start()
+    wait_for(lambda: newest(run) >= 3, process, run)
+    second = start()
+    second.join()
+    assert second.exitcode == 1
+    message = (
+        f"Error: .scratch/train.lock: held by process {process.pid} on {os.uname().nodename}, which trains in {run}"
+    )
+    assert f"{message}; wait for it, or end it with `make stop`" in (run / "log.txt").read_text(encoding="utf-8")
+    process.kill()
+    process.join()
+    finish(start(), run)
+
+
+def test_other_params_never_take_up_a_checkpoint(
+    start: Callable[..., ForkServerProcess], run: Path, params: Callable[..., Path]
+) -> None:
+    process = start()
+    wait_for(lambda: newest(run) >= 3, process, run)
+    process.kill()
+    process.join()
+    params(CHANGES | {"train.sft.learning_rate": 0.001})
+    (run / "log.txt").unlink()
+    assert "going on" not in finish(start(), run)
+
+
+def test_how_often_it_saves_changes_no_byte(
+    start: Callable[..., ForkServerProcess], run: Path, params: Callable[..., Path], whole: dict[str, str]
+) -> None:
+    params(CHANGES | {"train.machine.save_steps": 1000, "train.machine.report_to": ["tensorboard"]})
+    finish(start(), run)
+    assert outs(run) == whole
+
+
+def test_the_curves_grow_during_the_run(start: Callable[..., ForkServerProcess], run: Path) -> None:
+    process = start()
+    curve = run / "metrics" / "train" / "plots" / "metrics" / "loss.tsv"
+    wait_for(lambda: newest(run) >= 6, process, run)
+    assert process.is_alive()
+    assert curve.read_text(encoding="utf-8").splitlines()[0] == "step\tloss"
+    assert json.loads((run / "metrics" / "train" / "metrics.json").read_text(encoding="utf-8"))["step"] >= 4
+
+
+def test_names_that_are_no_checkpoints_are_passed_over(tmp_path: Path) -> None:
+    for name in ("checkpoint-2", "checkpoint-10", "checkpoint-x", "checkpoint-3.broken", "best"):
+        (tmp_path / name).mkdir()
+    assert [path.name for path in checkpoints.found(tmp_path)] == ["checkpoint-10", "checkpoint-2"]
+    with contextlib.redirect_stderr(None):
+        assert checkpoints.newest(tmp_path) is None
+    assert checkpoints.last_good(tmp_path) == "it starts anew, as no checkpoint is left"
+    shutil.rmtree(tmp_path)

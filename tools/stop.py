@@ -1,0 +1,62 @@
+"""End the stages that run in this checkout, cleanly: train leaves a checkpoint first.
+
+Sends SIGTERM to each, waits until it is gone, and kills what is not by then. Run it with `make stop`, or with
+`python -m tools.stop`.
+"""
+
+import fcntl
+import os
+import signal
+import time
+from pathlib import Path
+
+import click
+
+FOLDER = Path(".scratch/running")
+
+
+@click.command(help=__doc__)
+@click.option("--wait", default=60.0, show_default=True, help="Seconds until what still runs is killed.")
+def main(wait: float) -> None:
+    stages = {path: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*")) if is_held(path)}
+    if not stages:
+        click.echo("nothing runs here")
+    for path, stage in stages.items():
+        click.echo(f"stopping {stage} (process {path.name})")
+        os.kill(int(path.name), signal.SIGTERM)
+    end = time.monotonic() + wait
+    for path, stage in stages.items():
+        while is_held(path) and time.monotonic() < end:
+            time.sleep(0.1)
+        if is_held(path):
+            kill(int(path.name))
+        click.echo(f"{stage} has ended")
+
+
+def is_held(path: Path) -> bool:
+    """Whether the process that wrote the file lives; what a killed one left is removed."""
+    try:
+        with path.open("r+", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    path.unlink(missing_ok=True)
+    return False
+
+
+def kill(process: int) -> None:
+    """Kill a process and all that it started."""
+    children = Path(f"/proc/{process}/task/{process}/children")
+    started = children.read_text(encoding="utf-8").split() if children.exists() else []
+    for child in started:
+        kill(int(child))
+    try:
+        os.kill(process, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+if __name__ == "__main__":
+    main()
