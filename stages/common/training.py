@@ -74,6 +74,7 @@ def load_model(params: Path, base: Path, config: "TrainParams", place: Device, s
         click.ClickException: a method that this machine cannot run, or nothing to start from.
     """
     transformers.enable_full_determinism(config.seed)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
     named: dict[str, Any] = {"dtype": torch.float32 if config.method == "full" else place.dtype}
     named["attn_implementation"] = config.attn_implementation
     if config.method == "qlora":

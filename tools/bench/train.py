@@ -29,7 +29,7 @@ LIBRARIES = ("torch", "transformers", "trl", "peft")
 
 
 @click.command(help=__doc__)
-@click.option("--rows", default=96, show_default=True)
+@click.option("--rows", default=64, show_default=True)
 @click.option("--batch", default=8, show_default=True, help="Rows per step.")
 @click.option("--repeats", default=1, show_default=True, help="The median ratio is shown.")
 def main(rows: int, batch: int, repeats: int) -> None:
@@ -90,6 +90,8 @@ def defaults(folder: Path, batch: int) -> float:
         report_to="none",
         save_strategy="no",
         dataset_kwargs={"skip_prepare_dataset": True},
+        bf16=ours.args.bf16,
+        use_cpu=ours.args.use_cpu,
     )
     return timed(
         trl.SFTTrainer(
