@@ -307,6 +307,9 @@ def interrupt(folder: Path, arguments: list[str], ready: Callable[[], bool]) -> 
         if ready():
             break
         time.sleep(0.05)
+    else:
+        process.kill()
+        pytest.fail(f"not ready in half a minute: {process.communicate()[1]}")
     os.killpg(process.pid, signal.SIGINT)
     return process.wait(60), process.communicate()[1]
 
