@@ -4,7 +4,6 @@ Clones HEAD into an empty temporary folder with an empty DVC cache, runs every s
 every tracked file byte by byte. Run it with `make verify`, or with `python -m tools.verify`.
 """
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 import click
 
 from stages.common import settings
+from tools.common import version
 
 
 @click.command(help=__doc__)
@@ -58,9 +58,8 @@ def bring_rows(root: Path, clone: Path) -> None:
             source = root / place
             if not source.exists():
                 raise click.ClickException(f"{place}: not here; run `dvc pull` first")
-            with source.open("rb") as file:
-                if hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() != out["md5"]:
-                    raise click.ClickException(f"{place}: not what data/{record.name} says; run `dvc checkout` first")
+            if version.md5(source) != out["md5"]:
+                raise click.ClickException(f"{place}: not what data/{record.name} says; run `dvc checkout` first")
             shutil.copyfile(source, clone / place)
 
 

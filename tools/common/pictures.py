@@ -1,11 +1,12 @@
 """Pictures of the documentation, drawn from the plots of the committed run."""
 
 import csv
-import hashlib
 import io
 import struct
 from pathlib import Path
 from typing import Any
+
+from stages.common import files
 
 LOSS = Path("docs/images/loss.svg")
 # Drawn as PNG; the picture holds the hash of the file that it was drawn from, by which `--check` knows its age.
@@ -44,7 +45,7 @@ def draw_bars(source: Path, names: str, values: str) -> bytes:
     axes.set(xlabel=values, ylabel=names)
     axes.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Source": digest(source), "Software": None})
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Source": files.sha256(source), "Software": None})
     pyplot.close(figure)
     return buffer.getvalue()
 
@@ -55,15 +56,10 @@ def is_drawn_from(picture: Path, source: Path) -> bool:
     at = 8  # the signature's bytes
     while at < len(data):
         size, kind = struct.unpack(">I4s", data[at : at + 8])
-        if kind == b"tEXt" and data[at + 8 : at + 8 + size] == b"Source\0" + digest(source).encode():
+        if kind == b"tEXt" and data[at + 8 : at + 8 + size] == b"Source\0" + files.sha256(source).encode():
             return True
         at += size + 12
     return False
-
-
-def digest(path: Path) -> str:
-    """Hash a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_table(path: Path, delimiter: str) -> list[dict[str, str]]:

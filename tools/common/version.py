@@ -31,11 +31,11 @@ class Version:
         if self.rev is None:
             files.require(Path(name), "dvc repro")
             return Path(name)
-        md5 = self.entry("preprocess", "outs", name).get("md5")
-        if md5 is None:
+        known = self.entry("preprocess", "outs", name).get("md5")
+        if known is None:
             raise click.ClickException(f"dvc.lock at {self.rev}: no {name} in it; name a revision that has one")
         for folder in cache_folders():
-            if (place := folder / "files" / "md5" / md5[:2] / md5[2:]).exists():
+            if (place := folder / "files" / "md5" / known[:2] / known[2:]).exists():
                 return place
         # Not `dvc fetch --all-commits`: DVC looks for a remote with a relative path in the wrong place then.
         fetch = f"git checkout {self.rev} && dvc fetch preprocess && git checkout -"
@@ -53,9 +53,13 @@ class Version:
 
     def holds(self, name: str) -> bool:
         """Whether the file `name` has the bytes that dvc.lock says preprocess wrote."""
-        with self.path(name).open("rb") as file:
-            md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-        return md5 == self.entry("preprocess", "outs", name).get("md5")
+        return md5(self.path(name)) == self.entry("preprocess", "outs", name).get("md5")
+
+
+def md5(path: Path) -> str:
+    """Hash a file as DVC does."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def load(rev: str | None) -> Version:
