@@ -7,7 +7,7 @@ export VENV := $(abspath $(VENV))
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro stop tensorboard gate lineage trace show-tokens runtime verify test bench lint docs data import recipe lock
+.PHONY: help install repro stop tensorboard gate lineage trace show-tokens runtime verify test bench bench-gpu lint docs data import recipe lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -44,9 +44,14 @@ verify: $(VENV)/.pipeline ## rebuild HEAD in an empty clone and compare every by
 test: $(VENV)/.dev ## run the test suite (ARGS="-k train" for a part)
 	@docker/run --no-log python -m pytest $(ARGS)
 
-bench: $(VENV)/.pipeline ## time preprocess and train against the least that their work can cost (minutes)
+bench: $(VENV)/.pipeline ## time the stages against the least that their work can cost (minutes)
 	@docker/run --no-log python -m tools.bench.preprocess
 	@docker/run --no-log python -m tools.bench.train
+	@docker/run --no-log python -m tools.bench.memory
+	@docker/run --no-log python -m tools.bench.imports
+
+bench-gpu: $(VENV)/.pipeline ## measure training on models of real shapes, where there is an NVIDIA GPU
+	@docker/run --no-log python -m tools.bench.gpu $(ARGS)
 
 lint: $(VENV)/.dev ## check style, types and that docs match the code
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/python -m tools.docs --check
@@ -67,7 +72,7 @@ recipe: $(VENV)/.pipeline ## write the settings for a model into params.yaml (NA
 given = $(foreach name,$1,$(if $(filter command,$(origin $(name))),--$(shell echo $(name) | tr A-Z a-z) "$$$(name)"))
 
 lock: $(VENV)/.uv ## resolve the environments anew into requirements/
-	@$(COMPILE) --group pipeline -o requirements/pipeline.txt
+	@$(COMPILE) --group pipeline --group gpu -o requirements/pipeline.txt
 	@$(COMPILE) --group dev -c requirements/pipeline.txt -o requirements/dev.txt
 
 # Resolved without any local wheel folder, so that torch is 2.13.0 and never 2.13.0+cpu.
@@ -88,7 +93,7 @@ $(VENV)/.uv:
 
 $(VENV)/.pipeline: $(VENV)/.uv pyproject.toml requirements/pipeline.txt
 	@echo "installing requirements/pipeline.txt"
-	@$(UV_INSTALL) -c requirements/pipeline.txt --group pipeline
+	@$(UV_INSTALL) -c requirements/pipeline.txt --group pipeline $(if $(shell command -v nvidia-smi),--group gpu)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.pipeline requirements/dev.txt

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import click
 from pydantic import Field, PositiveInt
 
-from stages.common import device, files, settings, tokens
+from stages.common import device, files, imports, settings, tokens
 
 
 class MachineParams(settings.Section):
@@ -59,7 +59,8 @@ def main(
     config = settings.load(params, "train", TrainParams)
     files.require(base / "tokenizer.json", "dvc repro base")
 
-    from stages.common import callbacks, learning, scratch, training
+    with imports.swift():
+        from stages.common import callbacks, learning, method, scratch, training
 
     place = device.choose()
     lora, arguments = training.configs(params, config, place)
@@ -74,7 +75,7 @@ def main(
 
     with scratch.alone(waiting, first), files.fresh_folder(out) if first else nullcontext(out) as folder:
         # Inputs
-        model = training.load_model(params, base, config, place, start)
+        model = method.load(params, base, config, place, start)
         trainer = training.make_trainer(params, config, model, base, (train, val), lora, arguments, waiting)
         if first:
             trainer.add_callback(callbacks.Curves(curves))

@@ -14,10 +14,11 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from stages import train as stage
-from stages.common import checkpoints, files
+from stages.common import checkpoints, files, tokens
 
 CHANGES = {
     "train.sft.num_train_epochs": 6,
@@ -27,14 +28,24 @@ CHANGES = {
 }
 
 
-def train(folder: Path, limit: int | None = None) -> None:
-    """Run the stage in a process of its own; `limit` is the size in bytes above which no file can be written."""
+def train(folder: Path, limit: int | None = None, memory: int | None = None) -> None:
+    """Run the stage in a process of its own.
+
+    Args:
+        folder: the workspace.
+        limit: size in bytes above which no file can be written.
+        memory: bytes that it may take on top of what it has.
+    """
     os.chdir(folder)
     log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    if memory:
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
+        most = pages * resource.getpagesize() + memory
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
     stage.main(["--base", "models/base"], standalone_mode=True)
 
 
@@ -51,8 +62,8 @@ def start(processes: ForkServerContext, run: Path) -> Iterator[Callable[..., For
     """Start a training in `run`; what still runs at the end of a test is killed."""
     started = []
 
-    def start(limit: int | None = None) -> ForkServerProcess:
-        process = processes.Process(target=train, args=(run, limit))
+    def start(limit: int | None = None, memory: int | None = None) -> ForkServerProcess:
+        process = processes.Process(target=train, args=(run, limit, memory))
         process.start()
         started.append(process)
         return process
@@ -247,3 +258,44 @@ def test_names_that_are_no_checkpoints_are_passed_over(tmp_path: Path) -> None:
         assert checkpoints.newest(tmp_path) is None
     assert checkpoints.last_good(tmp_path) == "it starts anew, as no checkpoint is left"
     shutil.rmtree(tmp_path)
+
+
+def test_packed_rows_resume_with_the_same_bytes(
+    start: Callable[..., ForkServerProcess], params: Callable[..., Path], run: Path
+) -> None:
+    params({**CHANGES, "train.batch_size": 4, "train.sft.packing": True, "train.sft.max_length": 128})
+    finish(start(), run)
+    expected = outs(run)
+    for place in ("models/adapter", "metrics"):
+        shutil.rmtree(run / place)
+    process = start()
+    wait_for(lambda: newest(run) >= 6, process, run)
+    process.kill()
+    process.join()
+    assert not (run / "models" / "adapter").exists()
+    assert "going on after step" in finish(start(), run)
+    assert outs(run) == expected
+
+
+def test_out_of_memory_says_what_to_lower_and_that_helps(
+    start: Callable[..., ForkServerProcess], params: Callable[..., Path], run: Path
+) -> None:
+    (run / "data" / "prepared").unlink()
+    (run / "data" / "prepared").mkdir()
+    ids, masks = [[5] * 2000] * 8, [[0] * 1990 + [1] * 10] * 8
+    for name in ("train", "val"):  # 8 rows' attention scores are 0.5 GB a layer, those of one row 64 MB
+        with pa.ipc.new_stream(str(run / "data" / "prepared" / f"{name}.arrow"), tokens.SCHEMA) as out:
+            out.write_batch(pa.record_batch([ids, masks], schema=tokens.SCHEMA))
+    changes = {"train.attn_implementation": "eager", "train.sft.max_steps": 1}
+    params({**changes, "train.machine.device_batch_size": 8})
+    process = start(memory=10**9)
+    process.join()
+    log = (run / "log.txt").read_text(encoding="utf-8")
+    assert process.exitcode == 1, log
+    wanted = (
+        "params.yaml: train: out of memory at step 1; lower or set, in this order: train.machine.device_batch_size"
+    )
+    assert wanted in log
+    assert "Traceback" not in log
+    params({**changes, "train.machine.device_batch_size": 1})
+    finish(start(memory=10**9), run)

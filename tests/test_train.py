@@ -168,10 +168,7 @@ def test_the_loss_is_that_of_the_answers_alone(adapter: Path, workspace: Path, p
         chosen = torch.as_tensor(encoded["assistant_masks"]).reshape(-1)[1:].bool()
         targets = encoded["input_ids"][0, 1:]
         losses.append(torch.nn.functional.cross_entropy(logits[chosen], targets[chosen], reduction="none"))
-    # The Trainer takes the mean per batch of 4 rows, then the mean over batches by rows.
-    batches = [losses[start : start + 4] for start in range(0, len(losses), 4)]
-    expected = sum(torch.cat(batch).mean().item() * len(batch) for batch in batches) / len(losses)
-    assert scores(workspace)["eval_loss"] == pytest.approx(expected, abs=2e-4)
+    assert scores(workspace)["eval_loss"] == pytest.approx(torch.cat(losses).mean().item(), abs=2e-6)
 
 
 def test_the_scores_count_rows_tokens_and_steps(adapter: Path, workspace: Path, prepared: Path) -> None:
@@ -419,7 +416,7 @@ def test_an_adapter_of_other_shape_is_refused(
 
 
 def test_rows_of_like_length_share_a_batch() -> None:
-    from stages.common.trainer import GroupedByLength
+    from stages.common.sampler import GroupedByLength
 
     lengths = [number % 97 for number in range(1000)]
     sampler = GroupedByLength(lengths, 8, seed=7)
@@ -467,3 +464,25 @@ def test_missing_inputs_are_named(
 ) -> None:
     (params().parent / "empty").write_text("")
     assert fail(stage.main, *(base if part == "BASE" else part for part in arguments)) == message
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train.attn_implementation": "flash_attention_2"}, "train: FlashAttention2 .* seem to be installed"),
+        ({"train.attn_implementation": "flex_attention"}, "train: FlexAttention does not support backward on CPU"),
+        ({"train.sft.use_liger_kernel": True}, "train: You have set `use_liger_kernel` .* not available"),
+        ({"train.sft.optim": "adamw_8bit"}, "train: You need to install `bitsandbytes`"),
+        ({"train.sft.activation_offloading": True}, "train.sft.activation_offloading: needs a GPU"),
+        ({"train.machine.report_to": ["wandb"]}, r"train.machine.report_to: wandb is not installed; run .* wandb`"),
+        ({"train.sft.packing_strategy": "wrapped"}, "train.sft.packing_strategy: set by the stage itself"),
+        ({"train.sft.max_length": 64}, "train.sft.max_length: set by the stage itself"),
+    ],
+)  # fmt: skip
+@pytest.mark.skipif(device.choose().name == "cuda", reason="a GPU machine has what is missing here")
+def test_what_this_machine_lacks_is_one_line(
+    refuse: Callable[..., str], changes: dict[str, Any], message: str
+) -> None:
+    found = refuse(changes)
+    assert re.match(f"params.yaml: {message}", found), found
+    assert "\n" not in found

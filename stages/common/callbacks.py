@@ -12,6 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
+import dvclive
 from tqdm import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
@@ -31,8 +32,6 @@ class Curves(TrainerCallback):
         self.folder = folder
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        import dvclive
-
         shutil.rmtree(self.folder, ignore_errors=True)
         try:
             self.live = dvclive.Live(dir=str(self.folder), dvcyaml=None, save_dvc_exp=False)

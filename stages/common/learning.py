@@ -23,39 +23,57 @@ UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 def describe(trainer: Trainer, config: "TrainParams", place: Device, train: Path) -> str:
     """Say in one paragraph what is about to happen."""
-    arguments, model = trainer.args, trainer.model
+    arguments, model, table = trainer.args, trainer.model, tokens.table(train)
     weights = list(model.parameters())
     trained = [weight for weight in weights if weight.requires_grad]
     total, learnt = sum(map(torch.numel, weights)), sum(map(torch.numel, trained))
-    rows, longest = len(trainer.grouped.lengths), max(trainer.grouped.lengths)
-    per_epoch = sum(trainer.grouped.lengths)
-    steps_per_epoch = -(-rows // config.batch_size)
-    steps = (
-        arguments.max_steps if arguments.max_steps > 0 else math.ceil(arguments.num_train_epochs * steps_per_epoch)
-    )
-    # Weights; then gradient and AdamW's two moments for each trained one.
-    held = sum(weight.numel() * weight.element_size() for weight in weights)
-    held += sum(weight.numel() * (weight.element_size() + 8) for weight in trained)
+    steps = math.ceil(arguments.num_train_epochs * trainer.steps_per_epoch)
+    if arguments.max_steps > 0:
+        steps = arguments.max_steps
     return (
         f"{config.method}: {type(model).__name__} of {short(total)} weights, {short(learnt)} of them trained "
         f"({learnt / total:.2%})\n"
-        f"{rows} rows, {short(per_epoch)} tokens an epoch ({short(tokens.supervised(tokens.table(train)))} learnt), "
-        f"longest {longest}\n"
-        f"{steps} steps of {config.batch_size} rows: {arguments.per_device_train_batch_size} on a device x "
-        f"{arguments.gradient_accumulation_steps} accumulated x {arguments.world_size} processes\n"
+        f"{table.num_rows} rows, {short(sum(trainer.grouped.lengths))} tokens an epoch "
+        f"({short(tokens.supervised(table))} learnt), longest {max(tokens.lengths(train))}\n"
+        f"{steps} steps of {config.batch_size} {layout(trainer)}: {arguments.per_device_train_batch_size} on a "
+        f"device x {arguments.gradient_accumulation_steps} accumulated x {arguments.world_size} processes\n"
         f"{place.name}, {place.dtype}: {place.reason}\n"
-        f"about {short(held)}B for weights, gradients and optimizer, "
-        f"{short(activations(trainer, longest))}B for activations of the longest batch"
+        f"about {short(held(model))}B for weights, gradients and optimizer, "
+        f"{short(activations(trainer, max(trainer.grouped.lengths)))}B for activations of the longest batch"
+    )
+
+
+def layout(trainer: Trainer) -> str:
+    """Name what a step is made of."""
+    if trainer.args.packing:
+        packed = len(trainer.grouped.lengths)
+        full = sum(trainer.grouped.lengths) / (packed * trainer.args.max_length)
+        return f"packed rows of at most {trainer.args.max_length} tokens, {full:.1%} full"
+    return "rows without padding" if trainer.padding_free else "rows"
+
+
+def held(model: Any) -> int:
+    """Count the bytes of the weights, and of gradient and AdamW's two moments for each trained one."""
+    weights = list(model.parameters())
+    trained = [weight for weight in weights if weight.requires_grad]
+    return sum(weight.numel() * weight.element_size() for weight in weights) + sum(
+        weight.numel() * (weight.element_size() + 8) for weight in trained
     )
 
 
 def activations(trainer: Trainer, longest: int) -> float:
-    """Estimate the bytes kept for the backward pass (Korthikanti et al. 2022, without attention scores)."""
+    """Estimate the bytes kept for the backward pass, without attention scores.
+
+    A layer keeps 17 tensors as wide as the hidden states (norms, projections, rotations; arXiv 2205.05198 counts 34
+    bytes in 16 bit) and 4 as wide as its gated MLP; the loss 4 as wide as the vocabulary, in float32.
+    """
     config, arguments = trainer.model.config, trainer.args
-    kept = 2 if arguments.gradient_checkpointing else 34
+    layer = 17 * config.hidden_size + 4 * config.intermediate_size
+    if arguments.gradient_checkpointing:
+        layer = config.hidden_size
     width = 2 if arguments.bf16 else 4
-    batch = arguments.per_device_train_batch_size * longest
-    return batch * (config.hidden_size * config.num_hidden_layers * kept * width / 2 + config.vocab_size * 4)
+    tokens_at_once = arguments.per_device_train_batch_size * longest
+    return tokens_at_once * (layer * config.num_hidden_layers * width + 4 * config.vocab_size * 4)
 
 
 def short(number: float) -> str:
@@ -94,6 +112,8 @@ def learn(trainer: Trainer, params: Path, start: Path | None, train: Path) -> in
             f"rows {rows}; look at them, lower train.sft.learning_rate or raise its warmup_steps "
             f"({checkpoints.last_good(trainer.scratch)} with params as they are)"
         ) from None
+    except (ImportError, NotImplementedError) as error:  # an optimizer or attention that this machine does not have
+        raise click.ClickException(f"{params}: train: {' '.join(str(error).split())}") from None
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise

@@ -1,4 +1,4 @@
-"""Training: what the train stage does with transformers, PEFT and TRL, step by step."""
+"""Training: the trainer that the train stage runs, from the params to the saved adapter."""
 
 import json
 import math
@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import peft
-import torch
 import transformers
 import trl
 
-from stages.common import callbacks, checkpoints, files, settings, tokens
+from stages.common import callbacks, checkpoints, files, packing, reports, settings, tokens
 from stages.common.device import Device
 from stages.common.trainer import Trainer
 
@@ -28,8 +27,10 @@ def configs(params: Path, config: "TrainParams", place: Device) -> tuple[peft.Lo
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     device_batch, accumulation = split_batch(config.batch_size, config.machine.device_batch_size, world_size)
-    if logs := os.environ.get("LOG_FOLDER"):
-        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", f"{logs}/tensorboard")
+    if place.name == "cpu" and config.sft.get("activation_offloading"):
+        raise click.ClickException(f"{params}: train.sft.activation_offloading: needs a GPU; delete the line")
+    reports.prepare(params, list(config.machine.report_to))
+    packed = config.sft.get("packing", False)  # then max_length is the tokens of a packed row
     fixed = {
         "output_dir": ".scratch/train",  # until the scratch folder is known
         "save_strategy": "steps",
@@ -43,9 +44,10 @@ def configs(params: Path, config: "TrainParams", place: Device) -> tuple[peft.Lo
         "dataloader_num_workers": config.machine.dataloader_num_workers,
         "bf16": place.name == "cuda",
         "use_cpu": place.name == "cpu",
-        "include_num_input_tokens_seen": "non_padding",
+        "include_num_input_tokens_seen": "all" if packed or config.sft.get("padding_free") else "non_padding",
         # The rows come with token ids and labels, and preprocess kept the length limit.
-        "max_length": None,
+        **({} if packed else {"max_length": None}),
+        "packing_strategy": "bfd",
         "dataset_kwargs": {"skip_prepare_dataset": True},
         "report_to": config.machine.report_to or "none",
     }
@@ -67,50 +69,6 @@ def split_batch(batch_size: int, device_batch_size: int, world_size: int) -> tup
     return size, per_process // size
 
 
-def load_model(params: Path, base: Path, config: "TrainParams", place: Device, start: Path | None) -> Any:
-    """Load the base model as the method wants it, with the adapter to start from where one is named.
-
-    Raises:
-        click.ClickException: a method that this machine cannot run, or nothing to start from.
-    """
-    transformers.enable_full_determinism(config.seed)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
-    named: dict[str, Any] = {"dtype": torch.float32 if config.method == "full" else place.dtype}
-    named["attn_implementation"] = config.attn_implementation
-    if config.method == "qlora":
-        if place.name != "cuda":
-            raise click.ClickException(
-                f"{params}: train.method: qlora needs an NVIDIA GPU ({place.reason}); use lora here"
-            )
-        named["quantization_config"] = transformers.BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",  # with double quantisation: QLoRA's own choice (arXiv 2305.14314)
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=place.dtype,
-        )
-    try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(base, **named)
-    except (ImportError, ValueError) as error:
-        raise click.ClickException(f"{params}: train: {' '.join(str(error).split())}") from None
-    if config.method == "qlora":
-        model = peft.prepare_model_for_kbit_training(
-            model, use_gradient_checkpointing=bool(config.sft.get("gradient_checkpointing"))
-        )
-    if start is None:
-        return model
-    if config.method == "full":
-        return transformers.AutoModelForCausalLM.from_pretrained(start, **named)
-    if not (start / "adapter_config.json").exists():
-        raise click.ClickException(f"{start}: no adapter (adapter_config.json); train.resume_from names one")
-    found = json.loads((start / "adapter_config.json").read_text(encoding="utf-8"))
-    for key in ("r", "lora_alpha", "use_rslora", "use_dora"):
-        if key in config.lora and found.get(key) != config.lora[key]:
-            raise click.ClickException(
-                f"{params}: train.lora.{key}: {config.lora[key]}, but the adapter in {start} has {found.get(key)}"
-            )
-    return peft.PeftModel.from_pretrained(model, start, is_trainable=True)
-
-
 def make_trainer(
     params: Path,
     config: "TrainParams",
@@ -128,20 +86,26 @@ def make_trainer(
     """
     train, val = rows
     arguments.output_dir = str(waiting / checkpoints.WRITING)
+    learnt, lengths = tokens.dataset(train), tokens.lengths(train)
+    if arguments.packing:
+        learnt = packing.pack(learnt, lengths, arguments, waiting / f"packed-{arguments.process_index}.arrow", params)
+        lengths = [sum(row) for row in learnt["seq_lengths"]]
     try:
         trainer = Trainer(
             scratch=waiting,
-            lengths=tokens.lengths(train),
+            lengths=lengths,
             max_loss=config.max_loss * math.log(model.config.vocab_size),
             model=model,
             args=arguments,
-            train_dataset=tokens.dataset(train),
+            train_dataset=learnt,
             eval_dataset=tokens.dataset(val),
             processing_class=transformers.AutoTokenizer.from_pretrained(base),
             peft_config=None if isinstance(model, peft.PeftModel) else lora,
         )
-    except ValueError as error:
+    except (ImportError, ValueError) as error:
         raise click.ClickException(f"{params}: train: {' '.join(str(error).split())}") from None
+    if trainer.padding_free:
+        packing.require_isolation(params, trainer.model, trainer.data_collator)
     trainer.add_callback(callbacks.Pace())
     if config.keep == "best" or config.early_stopping:
         best = waiting / callbacks.BEST

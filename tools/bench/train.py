@@ -2,30 +2,21 @@
 
 A Qwen2 of 50 million random weights learns LoRA (rank 16, every linear layer) on rows with alpaca's lengths, on the
 device at hand. The bare loop is PyTorch and PEFT: forward, backward, clip, AdamW. Start-up and the first step, which
-warms up, are left out. Then the imports of every stage are timed, each in a process of its own. Run it with
-`make bench`, or with `python -m tools.bench.train`.
+warms up, are left out. Run it with `make bench`, or with `python -m tools.bench.train`.
 """
 
-import random
-import subprocess
-import sys
+import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from stages.common import device, settings, tokens
-from stages.train import TrainParams
+from stages.common import tokens
+from tools.bench.workspace import LONGEST, make_trainer, make_workspace
 
-if TYPE_CHECKING:
-    from stages.common.trainer import Trainer
-
-ROOT = Path(__file__).resolve().parents[2]
-SIZES = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 10, "num_attention_heads": 8}
-VOCABULARY, LONGEST = 32_000, 1024
-LIBRARIES = ("torch", "transformers", "trl", "peft")
+PACKED = {"packing": True, "max_length": LONGEST}  # the batch counts packed rows, so it is one
 
 
 @click.command(help=__doc__)
@@ -38,17 +29,20 @@ def main(rows: int, batch: int, repeats: int) -> None:
         make_workspace(folder, rows)
         total = sum(tokens.lengths(folder / "train.arrow"))
         click.echo(f"{rows} rows, {total} tokens, {batch} rows a step")
-        runs = [(bare(folder, batch), stage(folder, batch), defaults(folder, batch)) for _ in range(repeats)]
-    for label, column in zip(("bare loop", "stage", "trl sft defaults"), zip(*runs, strict=True), strict=True):
-        click.echo(f"{label:16}  {sorted(column)[repeats // 2]:8.0f} tokens/s")
-    against_bare, against_defaults = (
-        sorted(ours / other[place] for *other, ours in ((*run[::2], run[1]) for run in runs))[repeats // 2]
-        for place in (0, 1)
-    )
-    click.echo(
-        f"stage / bare loop {against_bare:.2f} (at least 0.9), stage / defaults {against_defaults:.2f} (at least 2)"
-    )
-    imports()
+        runs = [
+            {
+                "bare loop": bare(folder, batch),
+                "stage": stage(folder, batch),
+                "stage, packed": stage(folder, batch, PACKED),
+                "trl sft defaults": defaults(folder, batch),
+            }
+            for _ in range(repeats)
+        ]
+    for label in runs[0]:
+        click.echo(f"{label:16}  {statistics.median(run[label] for run in runs):8.0f} tokens/s")
+    for other, least in (("bare loop", 0.9), ("trl sft defaults", 2)):
+        ratio = statistics.median(run["stage"] / run[other] for run in runs)
+        click.echo(f"stage / {other} {ratio:.2f} (at least {least})")
 
 
 def bare(folder: Path, batch: int) -> float:
@@ -73,9 +67,9 @@ def bare(folder: Path, batch: int) -> float:
     return done / (time.monotonic() - start)
 
 
-def stage(folder: Path, batch: int) -> float:
+def stage(folder: Path, batch: int, sft: dict[str, Any] | None = None) -> float:
     """Train as the stage does, and give tokens per second."""
-    return timed(make_trainer(folder, batch))
+    return timed(make_trainer(folder, 1 if sft else batch, sft))
 
 
 def defaults(folder: Path, batch: int) -> float:
@@ -107,6 +101,8 @@ def timed(trainer: Any) -> float:
     """Run a trainer, and give its tokens per second after the first step."""
     from transformers import TrainerCallback
 
+    from stages.common import packing
+
     class Watch(TrainerCallback):
         marks: list[float] = []  # noqa: RUF012  one trainer's
 
@@ -117,7 +113,7 @@ def timed(trainer: Any) -> float:
     step = trainer.training_step
 
     def counting(model: Any, inputs: dict[str, Any], *rest: Any, **named: Any) -> Any:
-        counted.append(int(inputs["attention_mask"].sum()))
+        counted.append(sum(map(len, packing.rows(inputs))))
         return step(model, inputs, *rest, **named)
 
     trainer.training_step = counting
@@ -125,65 +121,6 @@ def timed(trainer: Any) -> float:
     trainer.add_callback(watch)
     trainer.train()
     return sum(counted[1:]) / (watch.marks[-1] - watch.marks[0])
-
-
-def make_trainer(folder: Path, batch: int) -> "Trainer":
-    """Build the stage's trainer with the params of the repository, on the model in `folder`."""
-    from stages.common import training
-
-    params = ROOT / "params.yaml"
-    config = settings.load(params, "train", TrainParams)
-    machine = config.machine.model_copy(update={"device_batch_size": batch, "report_to": [], "save_steps": 1000})
-    sft = config.sft | {"num_train_epochs": 1, "eval_strategy": "no"}
-    config = config.model_copy(update={"batch_size": batch, "machine": machine, "sft": sft})
-    place = device.choose()
-    lora, arguments = training.configs(params, config, place)
-    model = training.load_model(params, folder / "base", config, place, None)
-    both = (folder / "train.arrow", folder / "train.arrow")
-    return training.make_trainer(params, config, model, folder / "base", both, lora, arguments, folder)
-
-
-def make_workspace(folder: Path, rows: int) -> None:
-    """Write a model of random weights and rows of random tokens, with the lengths of tools.bench.preprocess."""
-    import pyarrow as pa
-    import torch
-    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
-
-    torch.manual_seed(7)
-    shape = {**SIZES, "num_key_value_heads": 8, "vocab_size": VOCABULARY, "max_position_embeddings": LONGEST}
-    Qwen2ForCausalLM(Qwen2Config(**shape, tie_word_embeddings=True)).save_pretrained(folder / "base")
-    AutoTokenizer.from_pretrained(ROOT / "models" / "base").save_pretrained(folder / "base")
-    rng = random.Random(7)
-    lengths = [min(LONGEST, 30 + round(rng.lognormvariate(4.04, 1.0) * 4 / 3)) for _ in range(rows)]
-    ids = [[rng.randrange(3, 1000) for _ in range(length)] for length in lengths]
-    masks = [[0] * 20 + [1] * (length - 20) for length in lengths]
-    with pa.ipc.new_stream(str(folder / "train.arrow"), tokens.SCHEMA) as out:
-        out.write_batch(pa.record_batch([ids, masks], schema=tokens.SCHEMA))
-
-
-def imports() -> None:
-    """Time what each stage imports, and the libraries that train cannot do without."""
-    stages = {
-        "base": ["stages.base"],
-        "preprocess": ["stages.preprocess", "stages.common.ledger", "stages.common.intake"],
-        "train": ["stages.train", "dvclive", "stages.common.learning", "stages.common.training"],
-        "merge": ["stages.merge", "transformers", "peft"],
-        "awq": ["stages.awq", "transformers", "llmcompressor"],
-        "eval": ["stages.eval", "transformers"],
-        "report": ["stages.report"],
-        "torch + transformers + trl + peft": list(LIBRARIES),
-    }
-    nothing = cpu_seconds([])
-    for name, modules in stages.items():
-        click.echo(f"imports of {name:34} {cpu_seconds(modules) - nothing:5.1f} CPU seconds")
-
-
-def cpu_seconds(modules: list[str]) -> float:
-    """Import modules in a new process and give the CPU time that it took."""
-    code = f"import importlib, resource\nfor name in {modules}: importlib.import_module(name)\n"
-    code += "used = resource.getrusage(resource.RUSAGE_SELF); print(used.ru_utime + used.ru_stime)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
 
 
 if __name__ == "__main__":
