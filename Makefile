@@ -7,7 +7,7 @@ export VENV := $(abspath $(VENV))
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro stop tensorboard gate lineage trace show-tokens runtime verify test bench bench-gpu lint docs data import recipe lock
+.PHONY: help install repro stop tensorboard gate lineage card trace show-tokens runtime verify test bench bench-gpu lint docs data import recipe lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -23,11 +23,14 @@ stop: $(VENV)/.pipeline ## end what runs in this checkout; train leaves a checkp
 tensorboard: $(VENV)/.pipeline ## watch trainings at http://127.0.0.1:6006 (PORT=6006)
 	@$(BIN)/tensorboard --logdir logs --host 127.0.0.1 --port $(if $(PORT),$(PORT),6006)
 
-gate: $(VENV)/.pipeline ## print the verdict on the model, exit 1 when a gate failed
+gate: $(VENV)/.pipeline ## print the verdict on the model; exit 1 and say what to look at when a gate failed
 	@$(BIN)/python -m tools.gate
 
-lineage: $(VENV)/.pipeline ## print the commit and hashes that the model came from (REV=git-revision)
-	@$(BIN)/python -m tools.lineage $(if $(REV),--rev $(REV))
+lineage: $(VENV)/.pipeline ## print where a model came from (REV=git-revision, MODEL=awq or path, FILE=any, FORMAT=json or cyclonedx)
+	@$(BIN)/python -m tools.lineage $(call given,REV MODEL FILE FORMAT)
+
+card: $(VENV)/.pipeline ## print the model card of a committed run (REV=git-revision)
+	@$(BIN)/python -m tools.card $(call given,REV)
 
 trace: $(VENV)/.pipeline ## tell what became of a row, and which model learnt it (ROW=id, hash or words, REV=git-revision)
 	@$(BIN)/python -m tools.trace $(if $(REV),--rev $(REV)) -- $${ROW:+"$$ROW"}
@@ -44,10 +47,12 @@ verify: $(VENV)/.pipeline ## rebuild HEAD in an empty clone and compare every by
 test: $(VENV)/.dev ## run the test suite (ARGS="-k train" for a part)
 	@docker/run --no-log python -m pytest $(ARGS)
 
-bench: $(VENV)/.pipeline ## time the stages against the least that their work can cost (minutes)
+bench: $(VENV)/.pipeline ## time the stages against the least that their work can cost (half an hour)
 	@docker/run --no-log python -m tools.bench.preprocess
 	@docker/run --no-log python -m tools.bench.train
 	@docker/run --no-log python -m tools.bench.memory
+	@docker/run --no-log python -m tools.bench.merge
+	@docker/run --no-log python -m tools.bench.awq
 	@docker/run --no-log python -m tools.bench.imports
 
 bench-gpu: $(VENV)/.pipeline ## measure training on models of real shapes, where there is an NVIDIA GPU

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import click
 from pydantic import Field, PositiveInt
 
-from stages.common import device, files, imports, settings, tokens
+from stages.common import device, files, imports, origin, settings, tokens
 
 
 class MachineParams(settings.Section):
@@ -93,6 +93,7 @@ def main(
         # Outputs
         if first:
             training.save(trainer.model, folder, base)
+            origin.note(base, folder)
             files.write_json(metrics, learning.summary(trainer, eval_loss, train, val))
     if first:
         shutil.rmtree(waiting, ignore_errors=True)

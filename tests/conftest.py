@@ -8,6 +8,7 @@ read these folders and write to their own `tmp_path`.
 import contextlib
 import copy
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from hub import Hub
 from ruamel.yaml import YAML
 
 pytest.register_assert_rewrite("accounting")
+pytest_plugins = ["talking"]
 ROOT = Path(__file__).resolve().parents[1]
 # Two layers of 128, a second of pretraining: enough to run every stage, not enough to answer anything.
 TINY = {
@@ -50,10 +52,12 @@ SMALL = {
     "train.sft.logging_steps": 2,
     "merge.batch_size": 3,
     "awq.group_size": 32,
+    "awq.samples": 16,
     "awq.max_seq_length": 64,
     "eval.batch_size": 3,
     "eval.max_new_tokens": 8,
-    "eval.sample_answers": 4,
+    "eval.tasks": [],
+    "compare.resamples": 100,
 }
 
 
@@ -136,6 +140,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "data" / "raw" / "rows.jsonl").write_text(text, encoding="utf-8")
+    for name in ("general", "tasks"):
+        shutil.copytree(ROOT / "data" / name, folder / "data" / name)
     (folder / "requirements").mkdir()
     (folder / "requirements" / "pipeline.txt").write_text("torch==2.13.0\n", encoding="utf-8")
     return folder
@@ -198,6 +204,15 @@ def scored(workspace: Path, awq: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def compared(workspace: Path, scored: Path) -> Path:
+    """metrics: with the answers side by side, too."""
+    from stages import compare as stage
+
+    succeed_in(workspace, stage.main)
+    return scored
+
+
+@pytest.fixture(scope="session")
 def byte_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The chat side of a model whose every token is one byte, so that a row's length can be counted by hand."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -220,3 +235,11 @@ def byte_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         encoding="utf-8",
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory, workspace: Path, scored: Path) -> tuple[Path, str, str, str]:
+    """A git repository that has recorded runs: see tests/recorded.py."""
+    import recorded
+
+    return recorded.build(tmp_path_factory.mktemp("repository"), workspace, scored)

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ def imports(file: Path) -> set[str]:
         name = current.relative_to(ROOT).as_posix()
         if name in found:
             continue
-        found.add(name)
+        # And what bears a module's name and is none: page.py fills page.html.
+        found |= {path.relative_to(ROOT).as_posix() for path in current.parent.glob(f"{current.stem}.*")}
         for node in ast.walk(ast.parse(current.read_text(encoding="utf-8"))):
             modules = []
             if isinstance(node, ast.Import):
@@ -129,5 +131,5 @@ def test_git_ignores_cached_outs_and_nothing_else(name: str) -> None:
 def test_every_number_has_a_reason() -> None:
     lines = (ROOT / "params.yaml").read_text(encoding="utf-8").splitlines()
     leaves = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    bare = [line for line in leaves if "#" not in line and not line.rstrip().endswith(":")]
+    bare = [line for line in leaves if not re.search("#|reason: ", line) and not line.rstrip().endswith(":")]
     assert bare == []

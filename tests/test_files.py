@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-from stages import awq, base, eval, merge, preprocess, report, train
+from stages import awq, base, eval, merge, preprocess, train
 from stages.common import files
 
 
@@ -172,11 +172,6 @@ EXISTS = "cannot be written (File exists); check the folder's owner and free spa
             eval.main,
             "--model models/base --metrics blocked/scores.json --answers answers",
             f"blocked/scores.json: {EXISTS}",
-        ),
-        (
-            report.main,
-            "--gates gates.json --lineage lineage.json --card blocked/card.md",
-            f"blocked/card.md: {EXISTS}",
         ),
     ],
 )

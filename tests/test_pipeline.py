@@ -20,6 +20,7 @@ SMALL = {
     "train.sft.max_steps": 2,
     "train.batch_size": 8,
     "merge.rows": 8,
+    "awq.samples": 8,
     "eval.rows": 8,
     "eval.max_new_tokens": 4,
 }
@@ -41,7 +42,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for command in ("init -q", "add -A", "commit -qm start"):
         git(folder, *command.split())
     assert stages(dvc(folder, "repro")) == [
-        *("base", "preprocess", "train", "merge", "awq", "eval@base", "eval@merged", "eval@awq", "report")
+        *("base", "preprocess", "train", "merge", "awq", "eval@base", "eval@merged", "eval@awq", "compare", "report")
     ]
     git(folder, "add", "-A")
     git(folder, "commit", "-qm", "run")
@@ -113,7 +114,7 @@ def test_an_awq_setting_reruns_awq_its_scores_and_report_and_back_again_nothing(
     lock = (workspace / "dvc.lock").read_bytes()
     before = json.loads((workspace / "metrics/awq.json").read_text())
     change(workspace, "awq.group_size", 32)
-    assert stages(dvc(workspace, "repro")) == ["awq", "eval@awq", "report"]
+    assert stages(dvc(workspace, "repro")) == ["awq", "eval@awq", "compare", "report"]
     assert json.loads((workspace / "metrics/awq.json").read_text())["size_bytes"] > before["size_bytes"]
     git(workspace, "checkout", "-q", "--", "params.yaml")
     assert stages(dvc(workspace, "repro")) == []
@@ -174,13 +175,20 @@ def test_a_failing_stage_keeps_what_was_there(workspace: Path) -> None:
     assert git(workspace, "status", "--porcelain") == ""
 
 
-def test_gate_names_the_gate_and_lineage_the_commit(workspace: Path) -> None:
+def test_gate_names_the_gate_and_lineage_and_card_the_commit(workspace: Path) -> None:
     commit = git(workspace, "rev-parse", "HEAD").strip()
-    python = shutil.which("python") or ""
-    gate = subprocess.run([python, "-m", "tools.gate"], cwd=workspace, capture_output=True, text=True)
+
+    def tool(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["python", "-m", *arguments]
+        return subprocess.run(command, cwd=workspace, env=ENVIRONMENT, capture_output=True, text=True)
+
+    gate = tool("tools.gate")
     assert gate.returncode == 1
-    assert "merged_exact_match_gain" in gate.stderr
-    lineage = subprocess.run([python, "-m", "tools.lineage"], cwd=workspace, capture_output=True, text=True)
-    assert lineage.stdout.startswith(f"commit: {commit}\n")
-    hashes = json.loads(lineage.stdout.partition("\n")[2])["models"]
-    assert set(hashes) == {"base", "adapter", "merged", "awq"}
+    assert "merged_exact_match_gain: look at " in gate.stderr
+    lineage = tool("tools.lineage", "--model", "awq", "--format", "json")
+    assert lineage.stderr == ""  # nothing in the commit or the workspace is of another run
+    found = json.loads(lineage.stdout)
+    assert (found["commit"]["hash"], found["artefact"]["places"]) == (commit, ["models/awq"])
+    card = tool("tools.card")
+    assert card.returncode == 0, card.stderr
+    assert f"`{commit}`" in card.stdout

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conftest import fail_in, succeed_in
 
-from stages import awq, base, eval, merge, report, train
+from stages import awq, base, compare, eval, merge, report, train
 from stages.common import checks, settings
 from tools import recipe as tool
 from tools.common import overlays
@@ -26,6 +26,7 @@ SECTIONS: dict[str, type[settings.Section]] = {
     "merge": merge.MergeParams,
     "awq": awq.AwqParams,
     "eval": eval.EvalParams,
+    "compare": compare.CompareParams,
     "gates": report.GatesParams,
 }
 # From each model's config.json on the hub: the input widths of its linear layers (hidden_size, heads x head_dim,
@@ -85,7 +86,8 @@ def test_a_recipe_is_whole_whatever_was_there_before(name: str, apply: Callable[
 @pytest.mark.parametrize("name", NAMES)
 def test_every_value_has_a_reason_and_differs_from_the_default(name: str) -> None:
     for key, entry in overlays.read(find(name), DEFAULTS).keys.items():
-        assert entry.lines[0].partition(" # ")[2].strip(), key
+        reason = entry.value["reason"] if key[0] == "gates" else entry.lines[0].partition(" # ")[2]
+        assert reason.strip(), key
         if name != "tiny" and key != tool.REVISION:
             assert entry.value != tool.value(DEFAULTS, key), key
 
@@ -101,6 +103,7 @@ def test_every_stage_takes_a_recipe(name: str, apply: Callable[..., str], tmp_pa
     fixed = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False}
     settings.build(path, "train.lora", read["train"].lora, peft.LoraConfig)
     settings.build(path, "train.sft", read["train"].sft, trl.SFTConfig, fixed)
+    assert read["awq"].samples <= read["preprocess"].calibration_rows
     assert read["train"].batch_size % read["train"].machine.device_batch_size == 0
     if read["base"].source == "hub":
         widths, positions = MODELS[read["base"].id]

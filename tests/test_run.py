@@ -126,14 +126,17 @@ def test_an_unknown_program_is_one_line(home: dict[str, str]) -> None:
 def test_docker_gets_the_callers_uid_the_same_path_and_no_network(home: dict[str, str], tmp_path: Path) -> None:
     engine = tmp_path / "bin" / "docker"
     engine.parent.mkdir()
-    engine.write_text('#!/bin/sh\necho "$@"\n')
+    engine.write_text('#!/bin/sh\necho "$@"\necho "$LOG_FOLDER"\n')
     engine.chmod(engine.stat().st_mode | stat.S_IEXEC)
     docker = home | {"RUNTIME": "docker", "IMAGE": "lockstep", "PATH": f"{engine.parent}:{home['PATH']}"}
-    shown = run(docker, "--name", "eval@awq", "python", "-m", "stages.eval").stdout
+    shown, folder = run(docker, "--name", "eval@awq", "python", "-m", "stages.eval").stdout.splitlines()
+    assert " --env LOG_FOLDER " in shown  # without a value: the engine hands on its own, as it is in the volume
+    assert (Path(folder) / "console.log").is_relative_to(tmp_path)
+    assert (Path(folder) / "console.log").exists()
     assert shown.startswith("run --rm --init --name lockstep-eval-awq ")
     assert f"--user {os.getuid()}:{os.getgid()}" in shown
     assert f"--volume {tmp_path}:{tmp_path}" in shown
     assert "--network none" in shown
     assert "--env MKL_CBWR=COMPATIBLE" in shown
-    assert shown.endswith("lockstep python -m stages.eval\n")
+    assert shown.endswith("lockstep python -m stages.eval")
     assert "--network" not in run(docker, "python", "-m", "stages.base").stdout

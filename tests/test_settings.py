@@ -12,6 +12,7 @@ from stages import preprocess, train
 from stages.awq import AwqParams
 from stages.base import BaseParams
 from stages.common import settings
+from stages.compare import CompareParams
 from stages.eval import EvalParams
 from stages.merge import MergeParams
 from stages.report import GatesParams
@@ -132,6 +133,7 @@ def test_the_repositorys_own_params_are_good(params: Callable[..., Path]) -> Non
         "merge": MergeParams,
         "awq": AwqParams,
         "eval": EvalParams,
+        "compare": CompareParams,
         "gates": GatesParams,
     }.items():
         assert settings.load(path, name, section)
@@ -144,23 +146,28 @@ def test_the_repositorys_own_params_are_good(params: Callable[..., Path]) -> Non
         (BaseParams, {"base.tiny.seed": "x"}, "base.tiny.seed: input should be a valid integer"),
         (BaseParams, {"base.tiny.sead": 1}, "base.tiny.sead: unknown key; did you mean seed?"),
         (MergeParams, {"merge.rows": 0}, "merge.rows: input should be greater than 0 (got 0)"),
-        (AwqParams, {"awq.scheme": "W8A8"}, "awq.scheme: input should be 'W4A16_ASYM' or 'W4A16' (got 'W8A8')"),
+        (AwqParams, {"awq.samples": 0}, "awq.samples: input should be greater than 0 (got 0)"),
         (EvalParams, {"eval.rows": 1.5}, "eval.rows: input should be a valid integer"),
+        (EvalParams, {"eval.backend": "tgi"}, "eval.backend: input should be 'hf' or 'vllm' (got 'tgi')"),
+        (EvalParams, {"eval.tasks": "plain"}, "eval.tasks: input should be a valid list (got 'plain')"),
+        (CompareParams, {"compare.confidence": 95}, "compare.confidence: input should be less than 1 (got 95)"),
         (GatesParams, {"gates.merge_kl_mean": ...}, "gates.merge_kl_mean: missing key"),
+        (GatesParams, {"gates.merge_kl_mean": {"max": 1}}, "gates.merge_kl_mean.reason: missing key"),
+        (GatesParams, {"gates.merge_kl": {"max": 1}}, "gates.merge_kl: unknown key; did you mean merge_kl_mean?"),
         (
             GatesParams,
-            {"gates.merge_kl_mean": {"max": "low"}},
+            {"gates.merge_kl_mean": {"max": "low", "reason": "why"}},
             "gates.merge_kl_mean.max: input should be a valid number or input should be a valid integer (got 'low')",
         ),
         (
             GatesParams,
-            {"gates.merge_kl_mean": {}},
-            "gates.merge_kl_mean: value error, needs either min or max (got {})",
+            {"gates.merge_kl_mean": {"reason": "why"}},
+            "gates.merge_kl_mean: value error, needs either min or max (got {'reason': 'why'})",
         ),
         (
             GatesParams,
-            {"gates.merge_kl_mean": {"max": 1, "min": 0}},
-            "gates.merge_kl_mean: value error, needs either min or max (got {'max': 1, 'min': 0})",
+            {"gates.merge_kl_mean": {"max": 1, "min": 0, "reason": "why"}},
+            "gates.merge_kl_mean: value error, needs either min or max (got {'max': 1, 'min': 0, 'reason': 'why'})",
         ),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from stages.common.skills import SKILLS, WORDINGS
-from tools import gate, generate, lineage
+from tools import generate
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,31 +37,6 @@ def test_runtime_gives_every_fact_with_its_reason() -> None:
     assert all(fact["reason"] for fact in facts.values())
     assert facts["threads"]["value"] == 2
     assert facts["workspace"]["value"] == str(ROOT)
-
-
-@pytest.mark.parametrize(("passed", "code"), [(True, 0), (False, 1)])
-def test_gate_exits_by_the_verdict_and_names_what_failed(tmp_path: Path, passed: bool, code: int) -> None:
-    verdicts = {
-        "merge_kl_mean": {"value": 1e-6, "limit": 0.001, "bound": "max", "passed": True},
-        "awq_size_ratio": {"value": 0.7, "limit": 0.6, "bound": "max", "passed": passed},
-    }
-    (tmp_path / "gates.json").write_text(json.dumps(verdicts), encoding="utf-8")
-    done = CliRunner().invoke(gate.main, ["--gates", str(tmp_path / "gates.json")])
-    assert done.exit_code == code
-    assert ("gates failed: awq_size_ratio;" in done.stderr) == (not passed)
-    assert done.stdout.splitlines()[0] == "passed  merge_kl_mean   1e-06         max 0.001"
-
-
-def test_gate_without_a_run_says_what_to_do(tmp_path: Path) -> None:
-    done = CliRunner().invoke(gate.main, ["--gates", str(tmp_path / "gates.json")])
-    assert done.exit_code == 1
-    assert done.stderr == f"Error: {tmp_path}/gates.json: no such file or folder; run `make repro` first\n"
-
-
-def test_lineage_of_an_unknown_revision_is_one_line() -> None:
-    done = CliRunner().invoke(lineage.main, ["--rev", "no-such-revision"])
-    assert done.exit_code == 1
-    assert done.stderr.startswith("Error: git log: fatal: ")
 
 
 @pytest.mark.parametrize(

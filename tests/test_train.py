@@ -203,7 +203,11 @@ def test_another_process_trains_the_same_bytes(adapter: Path, workspace: Path, t
 
 
 def test_no_output_holds_a_path_or_a_host(adapter: Path, workspace: Path) -> None:
-    assert {path.name for path in adapter.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    assert {path.name for path in adapter.iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "base.json",
+    }
     for folder in (adapter, workspace / "metrics"):
         for path in folder.rglob("*"):
             content = path.read_bytes() if path.is_file() else b""
@@ -445,6 +449,7 @@ def test_two_processes_train_alike(learn: Callable[..., Path], prepared: Path, b
     assert {path.name for path in (tmp_path / "two").iterdir()} == {
         "adapter_config.json",
         "adapter_model.safetensors",
+        "base.json",
     }
 
 

@@ -43,9 +43,11 @@ def generated() -> Iterator[tuple[str, str]]:
     yield "params", tables.params_table(Path("params.yaml"))
     yield "forms", tables.forms_blocks()
     yield "reasons", tables.reasons_table()
+    yield "gates", tables.gates_table()
     for stage in stages:
         yield f"help {stage}", tables.help_text(f"stages.{stage}")
     for tool in (
+        "card",
         "docs",
         "gate",
         "generate",

@@ -130,6 +130,8 @@ def shown(document: Document, key: Key) -> str:
     if key not in document.keys:
         return "(not set)"
     found = document.keys[key].value
+    if isinstance(found, dict):  # a gate: its reason is read in the file
+        found = {name: one for name, one in found.items() if name != "reason"}
     text = found if isinstance(found, str) and found.isprintable() else json.dumps(found, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."
 

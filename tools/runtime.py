@@ -35,6 +35,10 @@ def main(as_json: bool) -> None:
         "threads": (torch.get_num_threads(), f"OMP_NUM_THREADS={threads}, set by docker/run: sums depend on it"),
         "cpu_kernels": (torch.backends.cpu.get_cpu_capability(), "ATEN_CPU_CAPABILITY, set by docker/run"),
         "mkl": (os.environ.get("MKL_CBWR"), "MKL_CBWR, set by docker/run: one code path for every vendor"),
+        "openblas": (
+            os.environ.get("OPENBLAS_CORETYPE"),
+            "OPENBLAS_CORETYPE, set by docker/run: sums as MKL",
+        ),
         "cores": (os.cpu_count(), "seen, but not used for anything that changes bytes"),
     }
     if as_json:

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import click
 
-from stages.common import settings
-from tools.common import version
+from stages.common import fingerprints, settings
 
 
 @click.command(help=__doc__)
@@ -58,7 +57,7 @@ def bring_rows(root: Path, clone: Path) -> None:
             source = root / place
             if not source.exists():
                 raise click.ClickException(f"{place}: not here; run `dvc pull` first")
-            if version.md5(source) != out["md5"]:
+            if fingerprints.facts(source)["md5"] != out["md5"]:
                 raise click.ClickException(f"{place}: not what data/{record.name} says; run `dvc checkout` first")
             shutil.copyfile(source, clone / place)
 

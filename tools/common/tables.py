@@ -10,6 +10,7 @@ import click
 
 from stages.common import checks, forms
 from stages.common.checks import PreprocessParams
+from stages.common.gates import GATES
 
 MODELS = ("base", "merged", "awq")
 TOOL = {"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}
@@ -96,6 +97,8 @@ def params_table(params: Path) -> str:
         depth = len(match["indent"]) // 2
         path[depth:] = [match["key"]]
         value, why = match["value"].strip(), (match["why"] or "").strip()
+        if limit := re.fullmatch(r'({.*), reason: "(.*)"}', value):
+            value, why = f"{limit[1]}}}", limit[2]
         lines.append(f"| `{'.'.join(path)}` | {f'`{value}`' if value else ''} | {why} |")
     return "\n".join(lines)
 
@@ -122,6 +125,12 @@ def reasons_table() -> str:
         )
         lines.append(f"| `{reason}` | {words} | `preprocess.{param}` | {choices} |")
     return "\n".join(lines)
+
+
+def gates_table() -> str:
+    """Give every gate with what its value is and what to look at."""
+    lines = ["| gate | its value | when it fails, look at |", "|---|---|---|"]
+    return "\n".join([*lines, *(f"| `{name}` | {gate.meaning} | {gate.look} |" for name, gate in GATES.items())])
 
 
 def help_text(module: str) -> str:

@@ -1,6 +1,5 @@
 """Version: the workspace or a git revision, by what dvc.lock says there and where its prepared files lie."""
 
-import hashlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,8 +10,8 @@ from typing import Any
 import click
 from ruamel.yaml import YAML
 
-from stages.common import files, settings
-from tools import lineage
+from stages.common import files, fingerprints, settings
+from tools.common import repository
 
 
 @dataclass(frozen=True)
@@ -53,19 +52,13 @@ class Version:
 
     def holds(self, name: str) -> bool:
         """Whether the file `name` has the bytes that dvc.lock says preprocess wrote."""
-        return md5(self.path(name)) == self.entry("preprocess", "outs", name).get("md5")
-
-
-def md5(path: Path) -> str:
-    """Hash a file as DVC does."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        return fingerprints.facts(self.path(name))["md5"] == self.entry("preprocess", "outs", name).get("md5")
 
 
 def load(rev: str | None) -> Version:
     """Read dvc.lock, of the workspace or of a git revision."""
     if rev is not None:
-        return Version(rev, YAML(typ="safe", pure=True).load(lineage.git("show", f"{rev}:dvc.lock")))
+        return Version(rev, YAML(typ="safe", pure=True).load(repository.git("show", f"{rev}:dvc.lock")))
     lock = Path("dvc.lock")
     return Version(None, settings.read_yaml(lock) if lock.exists() else {})
 

@@ -1,0 +1,100 @@
+"""Measure the memory that awq takes on the host, against the model that it quantises, and its time.
+
+A Qwen2 of random weights is quantised with the repository's params on a few rows, in a process of its own. What that
+process holds at its peak, beyond what the libraries take, is shown as a multiple of the model's bytes in the dtype of
+computing; on a GPU, the peak there too. Run it with `make bench`, or with `python -m tools.bench.awq`.
+"""
+
+import json
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stages.common import device, settings, tokens
+
+ROOT = Path(__file__).resolve().parents[2]
+VOCABULARY = 32_000
+# Runs the stage, or only imports what it needs, and prints what that took. VmHWM is this process's own peak on Linux;
+# what getrusage says counts the process that started it, too.
+CHILD = """
+import json, sys, time
+import llmcompressor, torch, transformers
+from stages import awq
+start = time.monotonic()
+if sys.argv[1:]:
+    awq.main(sys.argv[1:], standalone_mode=False)
+used = {"seconds": time.monotonic() - start}
+used["host"] = 1024 * int(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0])
+used["gpu"] = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+print(json.dumps({key: round(value / 1e9, 2) if value > 1e6 else round(value) for key, value in used.items()}))
+"""
+PATHS = {
+    "params": "params.yaml",
+    "model": "merged",
+    "calibration": "rows.arrow",
+    "out": "awq",
+    "metrics": "awq.json",
+}
+
+
+@click.command(help=__doc__)
+@click.option("--hidden", default=768, show_default=True, help="Width of the model.")
+@click.option("--layers", default=8, show_default=True)
+@click.option("--rows", default=4, show_default=True, help="Calibration rows.")
+@click.option("--length", default=32, show_default=True, help="Tokens of a row.")
+def main(hidden: int, layers: int, rows: int, length: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        weights = make_workspace(folder, hidden, layers, rows, length)
+        options = [part for key, path in PATHS.items() for part in (f"--{key}", str(folder / path))]
+        alone, used = run([]), run(options)
+    size = weights * device.choose().dtype.itemsize / 1e9
+    click.echo(f"{weights / 1e6:.0f} million weights, {size:.2f} GB in memory; {rows} rows of {length} tokens")
+    click.echo(f"{used['seconds']} s; host memory at its peak {used['host']} GB, of it {alone['host']} GB libraries")
+    click.echo(f"host memory beyond the libraries: {(used['host'] - alone['host']) / size:.2f} times the model")
+    if used["gpu"]:
+        click.echo(f"GPU memory at its peak: {used['gpu']} GB, {used['gpu'] / size:.2f} times the model")
+
+
+def run(options: list[str]) -> dict[str, Any]:
+    """Run the stage in a new process, and give its seconds, and its peaks on the host and on the GPU in GB."""
+    command = [sys.executable, "-c", CHILD, *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise click.ClickException(f"awq failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def make_workspace(folder: Path, hidden: int, layers: int, rows: int, length: int) -> int:
+    """Write a model of random weights, rows of random tokens and params, and give the number of weights."""
+    import pyarrow as pa
+    import torch
+    from ruamel.yaml import YAML
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(7)
+    shape = {"hidden_size": hidden, "intermediate_size": 4 * hidden, "num_hidden_layers": layers}
+    heads = {"num_attention_heads": hidden // 64, "num_key_value_heads": hidden // 64}
+    config = Qwen2Config(**shape, **heads, vocab_size=VOCABULARY, tie_word_embeddings=True)
+    model = Qwen2ForCausalLM(config).to(torch.bfloat16)
+    model.save_pretrained(folder / "merged")
+    AutoTokenizer.from_pretrained(ROOT / "models" / "base").save_pretrained(folder / "merged")
+    rng = random.Random(7)
+    ids = [[rng.randrange(3, 800) for _ in range(length)] for _ in range(rows)]
+    masks = [[0] * (length // 2) + [1] * (length - length // 2) for _ in range(rows)]
+    with pa.ipc.new_stream(str(folder / "rows.arrow"), tokens.SCHEMA) as out:
+        out.write_batch(pa.record_batch([ids, masks], schema=tokens.SCHEMA))
+    params = settings.read_yaml(ROOT / "params.yaml")
+    params["awq"]["samples"] = rows
+    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+        YAML(typ="safe", pure=True).dump(params, file)
+    return sum(weight.numel() for weight in model.parameters())
+
+
+if __name__ == "__main__":
+    main()
