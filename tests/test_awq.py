@@ -336,11 +336,14 @@ def test_settings_that_do_not_fit_are_errors(
     assert refuse(changes) == message
 
 
-def test_fewer_rows_than_samples_are_an_error(refuse: Callable[..., str], prepared: Path) -> None:
-    assert refuse({"awq.samples": 17}) == (
-        f"{prepared}/calibration.arrow: 16 rows, fewer than awq.samples (17); lower that, or raise "
-        "preprocess.calibration_rows if there are more rows to train on"
-    )
+def test_fewer_rows_than_samples_are_all_used_and_said(
+    params: Callable[..., Path], succeed: Callable[..., str], merged: Path, prepared: Path, tmp_path: Path
+) -> None:
+    params({"awq.samples": 17})
+    arrow = write(tmp_path / "two.arrow", tokens.read(prepared / "calibration.arrow", 2))
+    said = succeed(stage.main, "--model", merged, "--calibration", arrow)
+    assert f"calibrated on 2 rows, all that {arrow} has; awq.samples asks for 17\n" in said
+    assert scores(tmp_path)["calibration_rows"] == 2
 
 
 def lose_norm(folder: Path) -> None:

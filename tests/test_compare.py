@@ -58,14 +58,14 @@ def test_answers_stand_side_by_side(answered: Callable[..., Path], succeed: Call
 
 
 def test_models_that_were_asked_other_things_are_not_compared(
-    answered: Callable[..., Path], fail: Callable[..., str]
+    answered: Callable[..., Path], fail: Callable[..., str], tmp_path: Path
 ) -> None:
     answered({"awq": {"reference": "plum"}})
     message = "metrics/eval/awq.answers.jsonl: not the rows that base was asked; run `dvc repro eval`"
     assert fail(stage.main) == message
     (answered() / "merged.json").unlink()
     assert fail(stage.main) == "metrics/eval/merged.json: no such file or folder; run `dvc repro eval` first"
-    assert not Path("metrics/compare.json").exists()
+    assert not (tmp_path / "metrics" / "compare.json").exists()
 
 
 def test_comparing_again_gives_the_same_bytes(

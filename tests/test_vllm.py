@@ -25,9 +25,11 @@ VLLM = Path(os.environ.get("VLLM_VENV", ROOT / ".serve" / "vllm")) / "bin" / "vl
 # the program does not listen to SIGTERM.
 HOST = """
 import subprocess, sys, time
+import signal
 from pathlib import Path
 from stages.common import server
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background does without
 SHELL = "trap '' TERM; sleep 1000 & echo $$ $!; wait"
 server.STOP_SECONDS = 0.5
 with server.running(["sh", "-c", SHELL], {}, Path(sys.argv[1])):

@@ -14,17 +14,10 @@ if TYPE_CHECKING:
 
 
 def read(arrow: Path, config: "AwqParams") -> list[tokens.TokenRow]:
-    """Read awq.samples rows, none longer than awq.max_seq_length.
-
-    Raises:
-        click.ClickException: there are fewer.
-    """
+    """Read awq.samples rows, or all where there are fewer, none longer than awq.max_seq_length."""
     rows = tokens.read(arrow, config.samples)
     if len(rows) < config.samples:
-        raise click.ClickException(
-            f"{arrow}: {len(rows)} rows, fewer than awq.samples ({config.samples}); lower that, or raise "
-            "preprocess.calibration_rows if there are more rows to train on"
-        )
+        click.echo(f"calibrated on {len(rows)} rows, all that {arrow} has; awq.samples asks for {config.samples}")
     return [tokens.TokenRow(row.ids[: config.max_seq_length], row.mask[: config.max_seq_length]) for row in rows]
 
 

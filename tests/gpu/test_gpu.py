@@ -12,9 +12,18 @@ from typing import Any
 import pytest
 
 from stages import merge
-from stages.common import files
+from stages.common import device, files
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def gpu() -> device.Device:
+    """Give the GPU, or skip."""
+    place = device.choose()
+    if place.name != "cuda":
+        pytest.skip(f"needs an NVIDIA GPU: {place.reason}")
+    return place
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ PATHS = {
 
 @click.command(help=__doc__)
 @click.option("--hidden", default=768, show_default=True, help="Width of the model.")
-@click.option("--layers", default=8, show_default=True)
+@click.option("--layers", default=6, show_default=True)
 @click.option("--rows", default=4, show_default=True, help="Calibration rows.")
 @click.option("--length", default=32, show_default=True, help="Tokens of a row.")
 def main(hidden: int, layers: int, rows: int, length: int) -> None:
