@@ -53,6 +53,7 @@ bench: $(VENV)/.pipeline ## time the stages against the least that their work ca
 	@docker/run --no-log python -m tools.bench.memory
 	@docker/run --no-log python -m tools.bench.merge
 	@docker/run --no-log python -m tools.bench.awq
+	@docker/run --no-log python -m tools.bench.eval
 	@docker/run --no-log python -m tools.bench.imports
 
 bench-gpu: $(VENV)/.pipeline ## measure training on models of real shapes, where there is an NVIDIA GPU

@@ -14,7 +14,7 @@ import click
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from stages.common import calibration, device, files, networks, quantization, reload, settings, sizes
+from stages.common import calibration, device, files, folders, networks, quantization, reload, settings, sizes
 
 
 class AwqParams(settings.Section):
@@ -56,7 +56,7 @@ def main(params: Path, model: Path, arrow: Path, out: Path, metrics: Path) -> No
     config = settings.load(params, "awq", AwqParams)
 
     # Inputs
-    files.require(model, "dvc repro merge")
+    folders.require(model, "dvc repro merge")
     rows = calibration.read(arrow, config)
     samples = calibration.samples(rows, config)
     network = networks.load(model, "dvc repro merge")

@@ -5,7 +5,6 @@ metrics/eval/answers.jsonl, and answers.html, which any browser opens without a 
 compare`, or alone with `python -m stages.compare`.
 """
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,7 +40,7 @@ def main(params: Path, scores: Path, metrics: Path, answers: Path, html: Path) -
     config = settings.load(params, "compare", CompareParams)
 
     # Inputs
-    totals = {model: read_scores(scores / f"{model}.json") for model in MODELS}
+    totals = {model: files.read_json(scores / f"{model}.json") for model in MODELS}
     rows = side_by_side(scores, {model: files.read_rows(scores / f"{model}.answers.jsonl") for model in MODELS})
 
     # Work
@@ -58,12 +57,6 @@ def main(params: Path, scores: Path, metrics: Path, answers: Path, html: Path) -
         click.echo(
             f"{name}: {found['won']} rows won, {found['lost']} lost of {found['rows']}, p {found['mcnemar_p']}"
         )
-
-
-def read_scores(path: Path) -> Row:
-    """Read what eval measured."""
-    files.require(path, "dvc repro eval")
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def side_by_side(folder: Path, found: dict[str, list[Row]]) -> list[Row]:

@@ -13,7 +13,7 @@ import click
 from pydantic import NonNegativeInt, PositiveInt
 
 from stages.common import answers as speech
-from stages.common import chat, files, harness, hf, scores, settings, tokens, vllm
+from stages.common import chat, files, folders, harness, hf, scores, settings, tokens, vllm
 
 
 class EvalParams(settings.Section):
@@ -44,7 +44,7 @@ def main(params: Path, model: Path, val: Path, token_file: Path, general: Path, 
     config = settings.load(params, "eval", EvalParams)
 
     # Inputs
-    files.require(model, "dvc repro")
+    folders.require(model, "dvc repro")
     rows, encoded = read_val(val, token_file, config.rows)
     speaker = chat.load(model)
     passages = speech.passages(general, speaker)
@@ -57,7 +57,7 @@ def main(params: Path, model: Path, val: Path, token_file: Path, general: Path, 
         losses = engine.losses(network, encoded, config.batch_size)
         passage_losses = engine.losses(network, passages, config.batch_size)
         said = engine.answers(network, prompts, speaker, config.batch_size, config.max_new_tokens)
-        found = {}
+        found = harness.Scores({}, None)
         if config.tasks:
             judged = engine.harness(network, model, config.batch_size)
             found = harness.run(tasks, judged, config.task_rows, config.task_chat_template, config.seed)
@@ -65,13 +65,13 @@ def main(params: Path, model: Path, val: Path, token_file: Path, general: Path, 
     # Outputs
     scored = speech.score(rows, encoded, losses, said, speaker)
     outside = [speech.weigh(row, loss) for row, loss in zip(passages, passage_losses, strict=True)]
-    total = scores.summary(scored, outside) | {"tasks": found}
+    total = scores.summary(scored, outside) | {"tasks": found.tasks, "tasks_mean": found.mean}
     files.write_texts({metrics: files.dump_json(total), answers: files.dump_rows(scored)})
     click.echo(
         f"{model}: exact match {total['exact_match']}, perplexity {total['perplexity']}, outside the task "
         f"{total['general_perplexity']}"
     )
-    for task, values in found.items():
+    for task, values in found.tasks.items():
         click.echo(f"  {task}: {', '.join(f'{name} {value}' for name, value in values.items())}")
 
 

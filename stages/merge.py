@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import click
 from pydantic import PositiveInt
 
-from stages.common import agreement, device, files, lora, merging, origin, settings, tokens
+from stages.common import agreement, device, files, folders, merging, origin, settings, tokens
+from stages.common.adapter import CONFIG, WEIGHTS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,9 +37,10 @@ def main(params: Path, base: Path, adapter: Path, val: Path, out: Path, metrics:
     config = settings.load(params, "merge", MergeParams)
 
     # Inputs
-    files.require(base, "dvc repro base")
+    folders.require(base, "dvc repro base")
+    folders.require(adapter, "dvc repro train")
     whole = (adapter / "config.json").exists()  # train.method: full
-    for name in (origin.NOTE, *(() if whole else (lora.CONFIG, lora.WEIGHTS))):
+    for name in (origin.NOTE, *(() if whole else (CONFIG, WEIGHTS))):
         files.require(adapter / name, "dvc repro train")
     rows = tokens.read(val, config.rows)
 

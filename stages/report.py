@@ -5,13 +5,12 @@ a gate is kept and can be looked at; `make gate` reads the verdict and exits 1. 
 alone with `python -m stages.report`.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from stages.common import files, fingerprints, settings
+from stages.common import files, fingerprints, folders, settings
 from stages.common.limits import GatesParams, judge
 
 METRICS = ("preprocess", "train", "merge", "awq", "eval/base", "eval/merged", "eval/awq")
@@ -31,9 +30,10 @@ def main(params: Path, raw_folder: Path, models: Path, metrics: Path, lock: Path
     limits = settings.load(params, "gates", GatesParams)
 
     # Inputs
-    measured = {name: read_json(metrics / f"{name}.json") for name in METRICS}
-    for path in (lock, *(models / name for name in FOLDERS)):
-        files.require(path, "dvc repro")
+    measured = {name: files.read_json(metrics / f"{name}.json") for name in METRICS}
+    files.require(lock, "dvc repro")
+    for name in FOLDERS:
+        folders.require(models / name, "dvc repro")
 
     # Work
     try:
@@ -51,18 +51,12 @@ def main(params: Path, raw_folder: Path, models: Path, metrics: Path, lock: Path
         click.echo(f"  failed: {name}; `make gate` says what to look at")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read what an earlier stage wrote."""
-    files.require(path, "dvc repro")
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def trace(raw_folder: Path, models: Path, lock: Path, data: dict[str, Any]) -> dict[str, Any]:
     """Name every byte that the models came from, and every file of theirs.
 
     The files are a list, as `dvc metrics show` and `dvc exp show` would make a column of every hash in a dictionary.
     """
-    manifest, config = (read_json(models / "base" / name) for name in ("manifest.json", "config.json"))
+    manifest, config = (files.read_json(models / "base" / name) for name in ("manifest.json", "config.json"))
     read = [fingerprints.facts(raw_folder / name) for name in sorted(data["files"])]
     made = [facts for name in FOLDERS for facts in fingerprints.below(models / name)]
     return {

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import click
 from pydantic import Field, PositiveInt
 
-from stages.common import device, files, imports, origin, settings, tokens
+from stages.common import device, files, folders, imports, origin, settings, tokens
 
 
 class MachineParams(settings.Section):
@@ -57,10 +57,11 @@ def main(
 ) -> None:
     # Params
     config = settings.load(params, "train", TrainParams)
+    folders.require(base, "dvc repro base")
     files.require(base / "tokenizer.json", "dvc repro base")
 
     with imports.swift():
-        from stages.common import callbacks, learning, method, scratch, training
+        from stages.common import callbacks, learning, method, outlook, scratch, training
 
     place = device.choose()
     lora, arguments = training.configs(params, config, place)
@@ -79,7 +80,7 @@ def main(
         trainer = training.make_trainer(params, config, model, base, (train, val), lora, arguments, waiting)
         if first:
             trainer.add_callback(callbacks.Curves(curves))
-            click.echo(learning.describe(trainer, config, place, train))
+            click.echo(outlook.describe(trainer, config, place, train))
 
         # Work
         stopped = learning.learn(trainer, params, start, train)

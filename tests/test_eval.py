@@ -120,7 +120,7 @@ def test_the_quantised_model_scores_like_the_merged_one(scored: Path) -> None:
     general = {"general_loss", "general_perplexity", "general_rows", "general_tokens"}
     spread = {"answer_words_mean", "distinct_1", "distinct_2", "stop_rate"}
     marks = {"chrf", "exact_match", "normalized_exact_match", "rouge_l"}
-    counts = {"answer_tokens", "loss", "perplexity", "rows", "rows_answered", "tasks"}
+    counts = {"answer_tokens", "loss", "perplexity", "rows", "rows_answered", "tasks", "tasks_mean"}
     assert set(awq) == general | spread | marks | counts
 
 

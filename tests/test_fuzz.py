@@ -22,7 +22,7 @@ from pyarrow import parquet
 from ruamel.yaml import YAML
 
 from stages import preprocess
-from stages.common.tiny import CHAT_TEMPLATE
+from stages.common.vocabulary import CHAT_TEMPLATE
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encoding="utf-8"))["preprocess"]

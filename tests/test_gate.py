@@ -1,5 +1,6 @@
 """`make gate`: the table, the exit code, and what to look at."""
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -21,7 +22,14 @@ def shown(folder: Path, changes: dict[str, Any]) -> Result:
     limits = GatesParams(**{name.removeprefix("gates."): limit for name, limit in LIMITS.items()})
     metrics = METRICS | {name: METRICS[name] | changed for name, changed in changes.items()}
     (folder / "gates.json").write_text(json.dumps(judge(metrics, limits)), encoding="utf-8")
-    return CliRunner().invoke(gate.main, ["--gates", str(folder / "gates.json")])
+    (folder / "lineage.json").write_text('{"files": []}', encoding="utf-8")
+    return asked(folder)
+
+
+def asked(folder: Path) -> Result:
+    """Ask for the gates of a folder without models: tests/test_folders.py has some."""
+    with contextlib.chdir(folder):
+        return CliRunner().invoke(gate.main, ["--gates", "gates.json", "--lineage", "lineage.json"])
 
 
 def test_all_pass_in_an_aligned_table(tmp_path: Path) -> None:
@@ -70,9 +78,9 @@ def test_a_hint_names_what_there_is(name: str) -> None:
 
 
 def test_without_a_run_it_says_what_to_do(tmp_path: Path) -> None:
-    done = CliRunner().invoke(gate.main, ["--gates", str(tmp_path / "gates.json")])
+    done = asked(tmp_path)
     assert done.exit_code == 1
-    assert done.stderr == f"Error: {tmp_path}/gates.json: no such file or folder; run `make repro` first\n"
+    assert done.stderr == "Error: gates.json: no such file or folder; run `make repro` first\n"
 
 
 def test_a_verdict_on_other_gates_is_none(tmp_path: Path) -> None:
@@ -80,6 +88,6 @@ def test_a_verdict_on_other_gates_is_none(tmp_path: Path) -> None:
     verdicts = json.loads((tmp_path / "gates.json").read_text(encoding="utf-8"))
     verdicts["of_old"] = verdicts.pop("awq_size_ratio")
     (tmp_path / "gates.json").write_text(json.dumps(verdicts), encoding="utf-8")
-    done = CliRunner().invoke(gate.main, ["--gates", str(tmp_path / "gates.json")])
+    done = asked(tmp_path)
     assert done.exit_code == 1
     assert done.stderr.endswith("of other gates than today's (awq_size_ratio, of_old); run `make repro`\n")

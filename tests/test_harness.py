@@ -26,20 +26,21 @@ GENERATE = {
     "generation_kwargs": {"until": ["<|im_end|>"], "max_gen_toks": 6},
     "metric_list": [{"metric": "exact_match"}],
 }
-Run = Callable[..., dict[str, Any]]
+Run = Callable[..., tuple[dict[str, Any], float | None]]
 
 
 @pytest.fixture
 def run(params: Callable[..., Path], succeed: Callable[..., str], workspace: Path, base: Path, prepared: Path) -> Run:
-    """Run tasks on the base model through the eval stage, with one val row, and give the figures of all tasks."""
+    """Run tasks on the base model through the eval stage, with one val row, and give their figures and mean."""
     folder = params().parent
     shutil.copytree(TASKS, folder / "data" / "tasks")
 
-    def run(tasks: list[str], **changes: Any) -> dict[str, Any]:
+    def run(tasks: list[str], **changes: Any) -> tuple[dict[str, Any], float | None]:
         params({"eval.tasks": tasks, "eval.rows": 1} | {f"eval.{key}": value for key, value in changes.items()})
         inputs = ("--val", prepared / "val.jsonl", "--tokens", prepared / "val.arrow", "--general", GENERAL)
         succeed(stage.main, "--model", base, *inputs, "--metrics", "x.json", "--answers", "x.jsonl")
-        return json.loads((folder / "x.json").read_text(encoding="utf-8"))["tasks"]
+        found = json.loads((folder / "x.json").read_text(encoding="utf-8"))
+        return found["tasks"], found["tasks_mean"]
 
     return run
 
@@ -70,7 +71,7 @@ def test_the_example_task_runs_and_counts_the_likeliest_choices(base: Path, run:
     model, tokenizer = load(base)
     right = sum(chosen(model, tokenizer, row) == row["answer"] for row in rows)
     assert 0 < right < 20
-    assert run(["data/tasks/plain.yaml"], task_rows=20) == {"plain": {"acc": right / 20}}
+    assert run(["data/tasks/plain.yaml"], task_rows=20) == ({"plain": {"acc": right / 20}}, right / 20)
 
 
 def generated(model: Any, tokenizer: Any, question: str, chat: bool) -> str:
@@ -93,10 +94,10 @@ def test_a_task_of_ones_own_generates_with_the_chat_template_or_without(
     rows = [{"question": question, "answer": answer} for question, answer in zip(questions, answers, strict=True)]
     rows[2]["answer"] += "!"
     write_task(tmp_path, rows)
-    assert run(["task.yaml"], task_chat_template=chat) == {"echo": {"exact_match": 0.75}}
+    assert run(["task.yaml"], task_chat_template=chat) == ({"echo": {"exact_match": 0.75}}, 0.75)
     rows[3]["answer"] += "!"  # the same file with other rows: none are left in a cache
     write_task(tmp_path, rows)
-    assert run(["task.yaml"], task_chat_template=chat) == {"echo": {"exact_match": 0.5}}
+    assert run(["task.yaml"], task_chat_template=chat) == ({"echo": {"exact_match": 0.5}}, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,7 @@ def test_a_group_takes_a_task_of_the_harness_with_rows_from_here(run: Run, tmp_p
     ]
     rows[0] |= {"activity_label": "Cooking"}
     (tmp_path / "data" / "tasks" / "hellaswag.jsonl").write_text(files.dump_rows(rows * 2), encoding="utf-8")
-    found = run(["data/tasks/group.yaml"])
+    found = run(["data/tasks/group.yaml"])[0]
     assert set(found) == {"hellaswag"}
     assert set(found["hellaswag"]) == {"acc", "acc_norm"}
 
@@ -171,3 +172,23 @@ def test_scores_are_kept_and_their_errors_are_not() -> None:
         "ppl,none": float("inf"),
     }
     assert harness.metrics(found) == {"acc": 0.5, "exact_match,strict": 1.0, "ppl": None}
+
+
+@pytest.mark.parametrize(
+    ("scores", "mean"),
+    [
+        ({}, None),
+        ({"one": {"acc": 0.5}}, 0.5),
+        ({"one": {"acc": 0.5, "exact_match,strict": 0.75, "perplexity": 99.0}}, 0.625),  # less is better of the last
+        ({"one": {"acc": 0.5, "exact_match,strict": None}, "two": {"acc": 0.0}}, 0.25),
+        ({"one": {"acc": 0.5}, "two": {"acc": 0.25}, "both": {"acc": 0.9}}, 0.375),  # both: a group of the others
+        ({"one": {"perplexity": 99.0}}, None),
+    ],
+)
+def test_the_mean_is_of_the_scores_of_which_more_is_better(scores: dict[str, Any], mean: float | None) -> None:
+    higher = {task: {"acc": True, "exact_match": True, "perplexity": False} for task in ("one", "two", "both")}
+    assert harness.mean(scores, higher, {"one", "two"}) == mean
+
+
+def test_without_tasks_there_is_no_mean(run: Run) -> None:
+    assert run([]) == ({}, None)

@@ -34,7 +34,7 @@ def read(folder: Path, name: str) -> dict[str, Any]:
 
 
 def test_a_value_on_its_limit_passes(run: Path, succeed: Callable[..., str]) -> None:
-    assert succeed(stage.main) == "14 of 14 gates passed\n"
+    assert succeed(stage.main) == "15 of 15 gates passed\n"
     assert read(run, "gates") == {
         name: {
             "value": value,
@@ -61,6 +61,7 @@ def test_a_value_on_its_limit_passes(run: Path, succeed: Callable[..., str]) -> 
         ({"eval/base.perplexity": 7.9}, "merged_perplexity_ratio", 0.506329, -0.006329),
         ({"eval/merged.stop_rate": 0.97}, "merged_stop_rate", 0.97, -0.01),
         ({"eval/base.general_perplexity": 15}, "merged_general_perplexity_ratio", 1.333333, -0.083333),
+        ({"eval/merged.tasks_mean": 0.25}, "merged_tasks_drop", 0.5, -0.125),
         ({"eval/awq.exact_match": 0.69}, "awq_exact_match_drop", 0.06, -0.01),
         ({"eval/awq.perplexity": 4.24}, "awq_perplexity_ratio", 1.06, -0.01),
         ({"awq.size_ratio": 0.61}, "awq_size_ratio", 0.61, -0.01),
@@ -72,7 +73,7 @@ def test_a_failed_gate_is_named_and_the_exit_code_stays_0(
 ) -> None:
     write_metrics(run, change)
     assert succeed(stage.main).splitlines() == [
-        "13 of 14 gates passed",
+        "14 of 15 gates passed",
         f"  failed: {gate}; `make gate` says what to look at",
     ]
     verdicts = read(run, "gates")
@@ -94,13 +95,13 @@ def test_duplicates_are_no_lost_rows(run: Path, succeed: Callable[..., str]) -> 
 
 
 def test_what_these_rows_cannot_tell_has_no_value_and_passes(run: Path, succeed: Callable[..., str]) -> None:
-    scores = ("exact_match", "stop_rate", "general_perplexity")
+    scores = ("exact_match", "stop_rate", "general_perplexity", "tasks_mean")
     write_metrics(run, {f"eval/{model}.{score}": None for model in ("base", "merged", "awq") for score in scores})
-    assert succeed(stage.main) == "14 of 14 gates passed\n"
+    assert succeed(stage.main) == "15 of 15 gates passed\n"
     without = {name: verdict for name, verdict in read(run, "gates").items() if verdict["value"] is None}
     assert set(without) == {
         *("merged_exact_match_gain", "merged_stop_rate", "merged_general_perplexity_ratio"),
-        *("awq_exact_match_drop", "awq_stop_rate"),
+        *("merged_tasks_drop", "awq_exact_match_drop", "awq_stop_rate"),
     }
     assert {(verdict["margin"], verdict["passed"]) for verdict in without.values()} == {(None, True)}
 
@@ -145,7 +146,7 @@ def test_a_real_run_is_reported(
         path.write_text(json.dumps(METRICS[f"eval/{name}"] | measured), encoding="utf-8")
     succeed(stage.main)
     verdicts = read(folder, "gates")
-    assert len(verdicts) == 14
+    assert len(verdicts) == 15
     assert verdicts["merge_kl_mean"]["passed"]
     assert verdicts["awq_perplexity_ratio"]["passed"]
     assert not verdicts["merged_exact_match_gain"]["passed"]

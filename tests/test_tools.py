@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from stages.common.skills import SKILLS, WORDINGS
+from stages.common.skills import SKILLS
+from stages.common.wordings import WORDINGS
 from tools import generate
 
 ROOT = Path(__file__).parents[1]

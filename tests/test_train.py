@@ -315,6 +315,14 @@ def test_settings_that_cannot_work_leave_nothing(
     assert re.match(f"params.yaml: train: {message}", refuse(changes))
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("init_lora_weights", "pissa"), ("target_parameters", ["mlp.down_proj.weight"])]
+)
+def test_an_adapter_that_could_not_be_merged_is_not_trained(refuse: Callable[..., str], key: str, value: Any) -> None:
+    said = refuse({f"train.lora.{key}": value})
+    assert said == f"params.yaml: train.lora: {key}: {value!r} cannot be merged; train without it"
+
+
 def test_a_loss_that_explodes_names_step_and_rows(refuse: Callable[..., str]) -> None:
     message = refuse(
         {
@@ -456,7 +464,7 @@ def test_two_processes_train_alike(learn: Callable[..., Path], prepared: Path, b
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "models/base/tokenizer.json: no such file or folder; run `dvc repro base` first"),
+        ((), "models/base: no such file or folder; run `dvc repro base` first"),
         (("--base", "BASE"), "data/prepared/train.arrow: no such file or folder; run `dvc repro` first"),
         (
             ("--base", "BASE", "--train", "empty"),

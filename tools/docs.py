@@ -22,6 +22,7 @@ def main(check: bool) -> None:
         parts["accounts"] = table
     texts = {page: fill(page, parts) for page in [Path("README.md"), *sorted(Path("docs").glob("*.md"))]}
     texts[pictures.LOSS] = pictures.draw_loss(Path("metrics/train/plots/metrics"))
+    texts[pictures.SCORES] = pictures.draw_scores(Path("metrics/eval"))
     stale = [page for page, text in texts.items() if not page.exists() or page.read_text(encoding="utf-8") != text]
     stale += [path for path, (source, *_) in pictures.BARS.items() if not pictures.is_drawn_from(path, source)]
     if check and stale:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import click
 
-from stages.common.skills import SKILLS, WORDINGS
+from stages.common.skills import SKILLS
+from stages.common.wordings import WORDINGS
 
 
 def ask(skill: str, rng: random.Random) -> dict[str, str]:

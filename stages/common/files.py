@@ -90,6 +90,16 @@ def dump_rows(rows: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
+def read_json(path: Path) -> Any:
+    """Read JSON that an earlier stage wrote.
+
+    Raises:
+        click.ClickException: the file is missing.
+    """
+    require(path, "dvc repro")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Read JSON Lines that an earlier stage wrote.
 

@@ -92,6 +92,11 @@ GATES = {
         ),
         "docs/eval.md; a lower `train.sft.learning_rate`, fewer epochs, general rows among those of data/raw",
     ),
+    "merged_tasks_drop": Gate(
+        "forgetting: mean score of the tasks in `eval.tasks`, base - merged",
+        lambda metrics: difference(metrics["eval/base"]["tasks_mean"], metrics["eval/merged"]["tasks_mean"]),
+        "`tasks` in metrics/eval/*.json; a lower `train.sft.learning_rate`, fewer epochs, more rows in data/raw",
+    ),
     "awq_exact_match_drop": Gate(
         "exact match, merged - awq",
         lambda metrics: difference(metrics["eval/merged"]["exact_match"], metrics["eval/awq"]["exact_match"]),

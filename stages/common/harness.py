@@ -86,7 +86,14 @@ def reason(error: Exception) -> str:
     return f"{text} ({type(error).__name__}); docs/eval.md says what a task file holds"
 
 
-def run(tasks: Tasks, model: Any, limit: int | None, chat_template: bool, seed: int) -> dict[str, dict[str, Any]]:
+class Scores(NamedTuple):
+    """What tasks gave: `{task: {metric: value}}`, and the mean of those of which more is better."""
+
+    tasks: dict[str, dict[str, Any]]
+    mean: float | None
+
+
+def run(tasks: Tasks, model: Any, limit: int | None, chat_template: bool, seed: int) -> Scores:
     """Run tasks on a model.
 
     Args:
@@ -97,7 +104,7 @@ def run(tasks: Tasks, model: Any, limit: int | None, chat_template: bool, seed: 
         seed: draws the few-shot examples.
 
     Returns:
-        `{task: {metric: value}}`, groups of tasks among them; standard errors are left out.
+        The scores without standard errors; groups of tasks are among them, but not in the mean.
     """
     from lm_eval import simple_evaluate  # type: ignore[import-untyped]
 
@@ -115,7 +122,20 @@ def run(tasks: Tasks, model: Any, limit: int | None, chat_template: bool, seed: 
         fewshot_random_seed=seed,
     )
     scores = {task: metrics(values) for task, values in sorted(found["results"].items())}
-    return {task: values for task, values in scores.items() if values}  # a group may have none of its own
+    scores = {task: values for task, values in scores.items() if values}  # a group may have none of its own
+    return Scores(scores, mean(scores, found["higher_is_better"], set(found["n-samples"])))
+
+
+def mean(
+    scores: dict[str, dict[str, float | None]], higher: dict[str, dict[str, bool | None]], single: set[str]
+) -> float | None:
+    """Average over the tasks that are no groups, of each the scores of which more is better."""
+    means = []
+    for task in sorted(single & scores.keys()):
+        better = [key for key in scores[task] if higher[task][key.split(",")[0]]]
+        values = [value for key in better if (value := scores[task][key]) is not None]
+        means += [sum(values) / len(values)] if values else []
+    return round(sum(means) / len(means), 6) if means else None
 
 
 def metrics(values: dict[str, Any]) -> dict[str, float | None]:

@@ -2,27 +2,14 @@
 
 import math
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import click
 
 from stages.common.sums import Sum
 
 if TYPE_CHECKING:
     from stages.common.weights import Tensor
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-# Keys that the sums heed, or that say nothing about them. PEFT has many more, for sums of other kinds: one of those
-# that is set is an error.
-KNOWN = {
-    *("alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "ensure_weight_tying", "exclude_modules"),
-    *("fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform", "lora_alpha"),
-    *("lora_bias", "lora_dropout", "megatron_core", "modules_to_save", "peft_type", "peft_version"),
-    *("qalora_group_size", "r", "rank_pattern", "revision", "target_modules", "task_type", "use_dora", "use_rslora"),
-}
-STARTS = (True, False, "gaussian", "orthogonal")  # of init_lora_weights: others, such as pissa, change the base too
 
 
 def plain(name: str) -> str:
@@ -60,14 +47,3 @@ def scale(module: str, rank: int, config: dict[str, Any]) -> float:
     alphas = [alpha for pattern, alpha in patterns.items() if re.match(rf"(.*\.)?({pattern})$", module)]
     alpha = alphas[0] if alphas else config["lora_alpha"]
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank) if rank else 0.0
-
-
-def require_known(folder: Path, config: dict[str, Any]) -> None:
-    """Fail when the adapter's config asks for something that no sum here does."""
-    strange = {key: value for key, value in config.items() if value and key not in KNOWN}
-    if config.get("init_lora_weights") not in STARTS:
-        strange["init_lora_weights"] = config.get("init_lora_weights")
-    if config["peft_type"] != "LORA":
-        strange["peft_type"] = config["peft_type"]
-    for key, value in sorted(strange.items()):
-        raise click.ClickException(f"{folder / CONFIG}: {key}: {value!r} cannot be merged; train without it")

@@ -1,15 +1,14 @@
 """Merging: which tensors of the base take which trained ones, and nothing that was trained is left over."""
 
-import json
 import math
 import re
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from stages.common import dtypes, lora, origin, shards, weights
+from stages.common import adapter, dtypes, files, lora, origin, shards, weights
 
 if TYPE_CHECKING:
     from stages.common.sums import Sum
@@ -46,7 +45,7 @@ def merge(base: Path, trained: Path, out: Path) -> int:
 def plan(base: Path, trained: Path) -> "dict[str, Sum]":
     """Say for each tensor of the base that takes a trained one what it becomes."""
     whole = (trained / "config.json").exists()  # train.method: full
-    config = {} if whole else read_json(trained / lora.CONFIG)
+    config = {} if whole else files.read_json(trained / adapter.CONFIG)
     parts = {lora.plain(part.name): part for part in listed(trained)}
     unused, sums = set(parts), {}
     for tensor in listed(base):
@@ -60,7 +59,7 @@ def plan(base: Path, trained: Path) -> "dict[str, Sum]":
     if unused:
         raise click.ClickException(f"{trained}: {min(unused)}: fits no tensor of {base} ({len(unused)} such tensors)")
     if not whole:
-        lora.require_known(trained, config)
+        adapter.require_known(str(trained / adapter.CONFIG), config)
         require_untied(base, trained, sums)
     return sums
 
@@ -87,7 +86,7 @@ def require_fit(tensor: "Tensor", found: "Sum") -> None:
 
 def require_untied(base: Path, trained: Path, sums: "dict[str, Sum]") -> None:
     """Fail when an adapter changes what reads and writes tokens alike: at run time it changes one use alone."""
-    config = read_json(base / "config.json")
+    config = files.read_json(base / "config.json")
     vocabulary = config.get("text_config", config).get("vocab_size")
     outside = (tensor for tensor in listed(base) if not re.search(r"\.\d+\.", tensor.name))  # of numbered layers
     tables = [tensor.name for tensor in outside if len(tensor.shape) == 2 and tensor.shape[0] == vocabulary]
@@ -102,8 +101,3 @@ def require_untied(base: Path, trained: Path, sums: "dict[str, Sum]") -> None:
 def listed(folder: Path) -> "list[Tensor]":
     """List the tensors of all files in a folder."""
     return [tensor for file in sorted(folder.glob("*.safetensors")) for tensor in weights.tensors(file)]
-
-
-def read_json(path: Path) -> Any:
-    """Read what an earlier stage wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -46,6 +46,8 @@ def load(params: Path, base: Path, config: "TrainParams", place: Device, start: 
         )
     if start is None:
         return model
+    if not any(start.glob("*.safetensors")):
+        raise click.ClickException(f"{start}: no safetensors weights, and pickles are never loaded; convert them")
     if config.method == "full":
         return transformers.AutoModelForCausalLM.from_pretrained(start, **named)
     require_shape(params, config, start)

@@ -11,7 +11,7 @@ import peft
 import transformers
 import trl
 
-from stages.common import callbacks, checkpoints, files, packing, reports, settings, tokens
+from stages.common import adapter, callbacks, checkpoints, files, packing, reports, settings, tokens
 from stages.common.device import Device
 from stages.common.trainer import Trainer
 
@@ -52,6 +52,8 @@ def configs(params: Path, config: "TrainParams", place: Device) -> tuple[peft.Lo
         "report_to": config.machine.report_to or "none",
     }
     lora = settings.build(params, "train.lora", config.lora, peft.LoraConfig)
+    if config.method != "full":
+        adapter.require_known(f"{params}: train.lora", lora.to_dict())
     arguments = settings.build(params, "train.sft", config.sft, trl.SFTConfig, fixed)
     return (None if config.method == "full" else lora), arguments
 
@@ -121,7 +123,7 @@ def save(model: Any, folder: Path, base: Path) -> None:
         return
     model.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
-    file = folder / "adapter_config.json"
+    file = folder / adapter.CONFIG
     config = json.loads(file.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = base.as_posix()
     for key in ("target_modules", "exclude_modules"):

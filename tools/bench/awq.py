@@ -1,8 +1,9 @@
 """Measure the memory that awq takes on the host, against the model that it quantises, and its time.
 
-A Qwen2 of random weights is quantised with the repository's params on a few rows, in a process of its own. What that
-process holds at its peak, beyond what the libraries take, is shown as a multiple of the model's bytes in the dtype of
-computing; on a GPU, the peak there too. Run it with `make bench`, or with `python -m tools.bench.awq`.
+A Qwen2 of random weights is quantised with the repository's params on a few rows, in a process of its own. What
+that process holds at its peak, beyond what the libraries take, is shown as a multiple of the model's bytes in the
+dtype of computing; on a GPU, the peak there too. Run it with `make bench`, or with `docker/run --no-log python -m
+tools.bench.awq`.
 """
 
 import json

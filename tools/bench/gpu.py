@@ -2,7 +2,8 @@
 
 LoRA of rank 16 on every linear layer, bf16, packed rows of 2,048 tokens, one at a time. Model FLOPs are 4 for each
 weight and token (forward, and backward to the activations; frozen weights have no gradient) and those of attention.
-Without a GPU it says so and measures nothing. Run it with `make bench-gpu`, or with `python -m tools.bench.gpu`.
+Without a GPU it says so and measures nothing. Run it with `make bench-gpu`, or with `docker/run --no-log python -m
+tools.bench.gpu`.
 """
 
 import random

@@ -1,7 +1,7 @@
 """Time what each stage imports, and how long train needs to its first step, against the libraries' own imports.
 
-CPU seconds, each in a process of its own, with nothing else in it. Run it with `make bench`, or with
-`python -m tools.bench.imports`.
+CPU seconds, each in a process of its own, with nothing else in it. Run it with `make bench`, or with `docker/run
+--no-log python -m tools.bench.imports`.
 """
 
 import json

@@ -2,7 +2,7 @@
 
 Two steps of 2 rows of at most 1,024 tokens on a model of 50 million weights, each way in its own process: what it
 takes at most on top of the imported libraries (on a GPU: of the GPU's memory). Run it with `make bench`, or with
-`python -m tools.bench.memory`.
+`docker/run --no-log python -m tools.bench.memory`.
 """
 
 import subprocess
@@ -57,15 +57,15 @@ def measure(folder: Path, rows: int, sft: dict[str, Any], fixed: dict[str, Any])
     """Train two steps and tell the most memory that they took, and the estimate."""
     import torch
 
-    from stages.common import learning
+    from stages.common import outlook
 
     before = peak()
     batch = 1 if sft.get("packing") else rows
     trainer = make_trainer(folder, batch, sft | {"max_steps": 2}, **fixed)
     trainer.train()
     taken = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak() - before
-    weights = learning.held(trainer.model)
-    activations = learning.activations(trainer, max(trainer.grouped.lengths))
+    weights = outlook.held(trainer.model)
+    activations = outlook.activations(trainer, max(trainer.grouped.lengths))
     return f"{taken / 1e6:6.0f} MB; estimated {weights / 1e6:4.0f} + {activations / 1e6:5.0f} MB"
 
 

@@ -1,9 +1,9 @@
 """Time the merge of weights against a plain copy of the same bytes, and against PEFT's merge_and_unload and save.
 
 The model has the shape of Qwen2.5-0.5B, in bfloat16, with random weights and an adapter of rank 16 on every linear
-layer, both made in a temporary folder. Each way runs as a process of its own, one after the other: its work is timed,
-and all of it with start-up and imports. Then one layer of Qwen2.5-32B shows that memory does not follow the model's
-size. Run it with `make bench`, or with `python -m tools.bench.merge`.
+layer, both made in a temporary folder. Each way runs as a process of its own, one after the other: its work is
+timed, and all of it with start-up and imports. Then one layer of Qwen2.5-32B shows that memory does not follow the
+model's size. Run it with `make bench`, or with `docker/run --no-log python -m tools.bench.merge`.
 """
 
 import os

@@ -3,7 +3,7 @@
 The rows are generated: alpaca's lengths, words by Zipf's law, a tokenizer of 32,000 entries learnt from them. The
 lower bound reads the same file, renders each row with one f-string, calls `encode_batch` with the same threads and
 writes the ids; it checks, masks and counts nothing. Both run as processes of their own, one after the other. Run it
-with `make bench`, or with `python -m tools.bench.preprocess`.
+with `make bench`, or with `docker/run --no-log python -m tools.bench.preprocess`.
 """
 
 import bisect
@@ -112,7 +112,7 @@ def make_workspace(folder: Path, rows: int) -> tuple[Path, Path, Path]:
     """Write rows, the chat side of a model whose tokenizer was learnt from them, and params."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    from stages.common.tiny import CHAT_TEMPLATE
+    from stages.common.vocabulary import CHAT_TEMPLATE
 
     data, base = folder / "raw" / "rows.jsonl", folder / "base"
     data.parent.mkdir()

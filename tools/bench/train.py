@@ -1,8 +1,8 @@
 """Time training against a bare loop on the very same batches, and against TRL's own defaults on the same rows.
 
 A Qwen2 of 50 million random weights learns LoRA (rank 16, every linear layer) on rows with alpaca's lengths, on the
-device at hand. The bare loop is PyTorch and PEFT: forward, backward, clip, AdamW. Start-up and the first step, which
-warms up, are left out. Run it with `make bench`, or with `python -m tools.bench.train`.
+device at hand. The bare loop is PyTorch and PEFT: forward, backward, clip, AdamW. Start-up and the first step,
+which warms up, are left out. Run it with `make bench`, or with `docker/run --no-log python -m tools.bench.train`.
 """
 
 import statistics

@@ -3,12 +3,16 @@
 import csv
 import io
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from stages.common import files
+from stages.compare import MODELS
 
-LOSS = Path("docs/images/loss.svg")
+LOSS, SCORES = Path("docs/images/loss.svg"), Path("docs/images/scores.svg")
+MARKS = ("exact_match", "rouge_l", "chrf", "stop_rate", "tasks_mean")  # all from 0 to 1, more is better
 # Drawn as PNG; the picture holds the hash of the file that it was drawn from, by which `--check` knows its age.
 BARS = {
     Path("docs/images/lengths.png"): (Path("metrics/lengths.csv"), "tokens", "rows"),
@@ -18,20 +22,43 @@ BARS = {
 
 def draw_loss(folder: Path) -> str:
     """Draw the training curve as SVG, the same bytes for the same curve."""
-    pyplot = load()
-    with pyplot.rc_context({"svg.hashsalt": "lockstep", "svg.fonttype": "none", "font.family": "sans-serif"}):
-        figure, axes = pyplot.subplots(figsize=(7, 3), layout="constrained")
+    with drawing(height=3) as (axes, buffer):
         for name, label, marker in (("loss", "train", None), ("eval_loss", "val", "o")):
             rows = read_table(folder / f"{name}.tsv", "\t")
             steps, values = [int(row["step"]) for row in rows], [float(row[name]) for row in rows]
             axes.plot(steps, values, marker=marker, label=label)
         axes.set(xlabel="step", ylabel="loss per answer token", yscale="log")
-        axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def draw_scores(folder: Path) -> str:
+    """Draw the models' scores side by side as SVG, those that these rows can have."""
+    found = {model: files.read_json(folder / f"{model}.json") for model in MODELS}
+    marks = [mark for mark in MARKS if all(scores[mark] is not None for scores in found.values())]
+    with drawing(height=4) as (axes, buffer):
+        for place, (model, scores) in enumerate(found.items()):
+            heights = [position + 0.27 * (place - 1) for position in range(len(marks))]
+            bars = axes.barh(heights, [scores[mark] for mark in marks], height=0.25, label=model)
+            axes.bar_label(bars, fmt="%.3f", padding=3, fontsize="small")
+        axes.set_yticks(range(len(marks)), marks)
+        axes.set(xlim=(0, 1.1))
+        axes.invert_yaxis()
+        axes.legend(frameon=False, ncols=len(found), loc="upper center", bbox_to_anchor=(0.5, 1.12))
+    return buffer.getvalue()
+
+
+@contextmanager
+def drawing(height: float) -> Iterator[tuple[Any, io.StringIO]]:
+    """Give axes to draw on, and what holds them as SVG after the block: the same text for the same drawing."""
+    pyplot, buffer, raw = load(), io.StringIO(), io.StringIO()
+    with pyplot.rc_context({"svg.hashsalt": "lockstep", "svg.fonttype": "none", "font.family": "sans-serif"}):
+        figure, axes = pyplot.subplots(figsize=(7, height), layout="constrained")
+        axes.spines[["top", "right"]].set_visible(False)
+        yield axes, buffer
+        figure.savefig(raw, format="svg", metadata={"Date": None})
         pyplot.close(figure)
-    return "".join(f"{line.rstrip()}\n" for line in buffer.getvalue().splitlines())
+    buffer.writelines(f"{line.rstrip()}\n" for line in raw.getvalue().splitlines())
 
 
 def draw_bars(source: Path, names: str, values: str) -> bytes:

@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from stages.common import checks, forms
+from stages.common import checks, files, forms
 from stages.common.checks import PreprocessParams
 from stages.common.gates import GATES
+from stages.compare import MODELS
 
-MODELS = ("base", "merged", "awq")
 TOOL = {"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}
 # One row of every form; what becomes of it is computed.
 ROWS = {
@@ -64,19 +64,19 @@ def short(path: str) -> str:
 def result_table(metrics: Path) -> str:
     """Give the committed run's scores as a table."""
     lines = ["| model | exact match | perplexity | stop rate | weights |", "|---|---|---|---|---|"]
-    awq, merge = read_json(metrics / "awq.json"), read_json(metrics / "merge.json")
+    awq, merge = files.read_json(metrics / "awq.json"), files.read_json(metrics / "merge.json")
     sizes = {"base": merge["base_size_bytes"], "merged": merge["size_bytes"], "awq": awq["size_bytes"]}
     for name in MODELS:
-        scores = read_json(metrics / "eval" / f"{name}.json")
+        scores = files.read_json(metrics / "eval" / f"{name}.json")
         match, stop = rounded(scores["exact_match"]), rounded(scores["stop_rate"])
         lines.append(f"| {name} | {match} | {scores['perplexity']:.3f} | {stop} | {sizes[name] / 1e6:.2f} MB |")
-    data = read_json(metrics / "preprocess.json")
+    data = files.read_json(metrics / "preprocess.json")
     lines += [
         "",
         f"{data['rows_read']} rows read, {data['rows_kept']} kept; {data['rows_train']} to train on, "
         f"{data['rows_val']} to score on. Merged against base + adapter: mean KL {merge['kl_mean']:.1e}, "
         f"top-1 agreement {merge['top1_agreement']:.4f}. AWQ: {awq['quantized_modules']} of "
-        f"{awq['expected_modules']} linear layers in 4 bits.",
+        f"{awq['expected_modules']} linear layers quantised.",
     ]
     return "\n".join(lines)
 
@@ -143,8 +143,3 @@ def help_text(module: str) -> str:
 def line(row: Any) -> str:
     """Give a row as one line of JSON."""
     return json.dumps(row, ensure_ascii=False)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read what the committed run measured."""
-    return json.loads(path.read_text(encoding="utf-8"))
