@@ -64,7 +64,7 @@ def test_models_that_were_asked_other_things_are_not_compared(
     message = "metrics/eval/awq.answers.jsonl: not the rows that base was asked; run `dvc repro eval`"
     assert fail(stage.main) == message
     (answered() / "merged.json").unlink()
-    assert fail(stage.main) == "metrics/eval/merged.json: no such file or folder; run `dvc repro eval` first"
+    assert fail(stage.main) == "metrics/eval/merged.json: no such file or folder; run `dvc repro` first"
     assert not (tmp_path / "metrics" / "compare.json").exists()
 
 
