@@ -23,6 +23,7 @@ SMALL = {
     "awq.samples": 8,
     "eval.rows": 8,
     "eval.max_new_tokens": 4,
+    "eval.tasks": [],
 }
 
 
