@@ -7,7 +7,7 @@ export VENV := $(abspath $(VENV))
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro stop tensorboard gate lineage card trace show-tokens runtime verify test bench bench-gpu lint docs data import recipe lock
+.PHONY: help install repro stop tensorboard gate lineage card trace show-tokens images runtime verify test bench bench-gpu lint docs data import recipe lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -38,6 +38,9 @@ trace: $(VENV)/.pipeline ## tell what became of a row, and which model learnt it
 show-tokens: $(VENV)/.pipeline ## print prepared rows token by token (N=rows, ROW=id, SPLIT=train, val or calibration, IDS=1)
 	@$(BIN)/python -m tools.show_tokens $(if $(N),--n $(N)) $(if $(SPLIT),--split $(SPLIT)) $(if $(IDS),--ids) $${ROW:+--row "$$ROW"}
 
+images: ## build the images that stages run in with RUNTIME=docker, where they are missing, and print their names
+	@python3 docker/image.py trainer awq
+
 runtime: $(VENV)/.pipeline ## print paths, versions, device and threads, with reasons (JSON=1: as JSON)
 	@docker/run --no-log python -m tools.runtime $(if $(JSON),--json)
 
@@ -45,7 +48,7 @@ verify: $(VENV)/.pipeline ## rebuild HEAD in an empty clone and compare every by
 	@PATH="$(BIN):$$PATH" python -m tools.verify
 
 test: $(VENV)/.dev ## run the test suite (ARGS="-k train" for a part)
-	@docker/run --no-log python -m pytest $(ARGS)
+	@RUNTIME=local docker/run --no-log python -m pytest $(ARGS)
 
 bench: $(VENV)/.pipeline ## time the stages against the least that their work can cost (half an hour)
 	@docker/run --no-log python -m tools.bench.preprocess
@@ -60,7 +63,8 @@ bench-gpu: $(VENV)/.pipeline ## measure training on models of real shapes, where
 	@docker/run --no-log python -m tools.bench.gpu $(ARGS)
 
 lint: $(VENV)/.dev ## check style, types and that docs match the code
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/python -m tools.docs --check
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/hadolint docker/Dockerfile
+	@$(BIN)/python -m tools.docs --check
 
 docs: $(VENV)/.dev ## rewrite the generated parts of README.md and docs/
 	@$(BIN)/python -m tools.docs

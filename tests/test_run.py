@@ -4,7 +4,6 @@ import json
 import os
 import pty
 import signal
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +17,8 @@ RUN = Path(__file__).parents[1] / "docker" / "run"
 @pytest.fixture
 def home(tmp_path: Path) -> dict[str, str]:
     """An environment whose logs land in tmp_path and whose python is this one."""
-    clean = {name: value for name, value in os.environ.items() if name not in ("RUN", "RUNTIME", "IMAGE")}
-    return clean | {"DVC_ROOT": str(tmp_path), "VENV": sys.prefix}
+    clean = {name: value for name, value in os.environ.items() if name != "RUN"}
+    return clean | {"DVC_ROOT": str(tmp_path), "RUNTIME": "local", "VENV": sys.prefix}
 
 
 def run(home: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -104,10 +103,6 @@ def test_determinism_settings_reach_the_stage_and_win(home: dict[str, str]) -> N
     ("environment", "message"),
     [
         ({"RUNTIME": "podman"}, "docker/run: RUNTIME=podman: must be local or docker\n"),
-        (
-            {"RUNTIME": "docker"},
-            "docker/run: RUNTIME=docker needs IMAGE, the name of an image with requirements/pipeline.txt\n",
-        ),
         ({"VENV": "/nowhere"}, "docker/run: no environment in /nowhere; run `make install` first\n"),
     ],
 )
@@ -120,23 +115,43 @@ def test_what_cannot_run_says_what_to_do(home: dict[str, str], environment: dict
 def test_an_unknown_program_is_one_line(home: dict[str, str]) -> None:
     done = run(home, "no-such-program")
     assert done.returncode == 1
-    assert done.stderr == "docker/run: no-such-program: No such file or directory\n"
+    assert done.stderr.splitlines()[-1] == "docker/run: no-such-program: No such file or directory"
 
 
-def test_docker_gets_the_callers_uid_the_same_path_and_no_network(home: dict[str, str], tmp_path: Path) -> None:
-    engine = tmp_path / "bin" / "docker"
-    engine.parent.mkdir()
-    engine.write_text('#!/bin/sh\necho "$@"\necho "$LOG_FOLDER"\n')
-    engine.chmod(engine.stat().st_mode | stat.S_IEXEC)
-    docker = home | {"RUNTIME": "docker", "IMAGE": "lockstep", "PATH": f"{engine.parent}:{home['PATH']}"}
-    shown, folder = run(docker, "--name", "eval@awq", "python", "-m", "stages.eval").stdout.splitlines()
-    assert " --env LOG_FOLDER " in shown  # without a value: the engine hands on its own, as it is in the volume
-    assert (Path(folder) / "console.log").is_relative_to(tmp_path)
-    assert (Path(folder) / "console.log").exists()
-    assert shown.startswith("run --rm --init --name lockstep-eval-awq ")
-    assert f"--user {os.getuid()}:{os.getgid()}" in shown
-    assert f"--volume {tmp_path}:{tmp_path}" in shown
-    assert "--network none" in shown
-    assert "--env MKL_CBWR=COMPATIBLE" in shown
-    assert shown.endswith("lockstep python -m stages.eval")
-    assert "--network" not in run(docker, "python", "-m", "stages.base").stdout
+def test_the_runtime_is_said_once_a_run_with_the_reason(home: dict[str, str]) -> None:
+    script = f"{RUN} --name a true && {RUN} --name b true"
+    done = subprocess.run(
+        ["sh", "-c", script], env=home, capture_output=True, text=True, check=True, start_new_session=True
+    )
+    assert done.stderr == "docker/run: local: RUNTIME in the environment\n"
+
+
+def test_without_a_gpu_stages_run_on_the_machine(home: dict[str, str]) -> None:
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("there is a GPU: containers are the default")
+    del home["RUNTIME"]
+    code = "import os; print(os.environ['RUNTIME'], os.environ['RUNTIME_REASON'])"
+    done = run(home, "--name", "x", "python", "-c", code)
+    assert done.stdout == "local no NVIDIA GPU here; RUNTIME=docker asks for containers\n"
+
+
+def test_without_an_engine_containers_are_refused_in_a_line(home: dict[str, str], tmp_path: Path) -> None:
+    nowhere = {"RUNTIME": "docker", "DOCKER_HOST": f"unix://{tmp_path}/none", "PATH": "/usr/bin:/bin"}
+    done = run(home | nowhere, "python", "-m", "stages.train")
+    assert done.returncode == 1
+    assert done.stderr.startswith("docker/run: ")
+    assert len(done.stderr.splitlines()) == 1
+    (tmp_path / "env").symlink_to("/usr/bin/env")
+    (tmp_path / "python3").symlink_to(sys.executable)
+    done = run(home | nowhere | {"PATH": str(tmp_path)}, "python", "-m", "stages.train")
+    assert done.stderr == "docker/run: RUNTIME=docker, and there is no `docker` here; RUNTIME=local does without\n"
+
+
+def test_it_needs_nothing_but_the_standard_library_and_loads_little_of_it(home: dict[str, str]) -> None:
+    code = f"import runpy, sys; sys.argv = ['run', '--no-log', 'true']; sys.path.insert(0, {str(RUN.parent)!r})"
+    code += "; import os; os.execvpe = lambda *_: sys.exit(','.join(sys.modules)); "
+    code += f"runpy.run_path({str(RUN)!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], env=home, capture_output=True, text=True)
+    loaded = set(done.stderr.strip().split(","))
+    assert {"runtime", "record", "console"} <= loaded
+    assert not {"container", "image"} & loaded

@@ -1,6 +1,7 @@
 """Stop: `make stop` ends what runs in a checkout, and nothing else."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,13 +21,13 @@ DEAF = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {POLITE}"
 @pytest.fixture
 def launch(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
     """Run Python code as a stage, with a copy of the launcher, in tmp_path."""
-    (tmp_path / "docker").mkdir()
-    (tmp_path / "docker" / "run").write_bytes((ROOT / "docker" / "run").read_bytes())
+    shutil.copytree(ROOT / "docker", tmp_path / "docker")
     started = []
 
     def launch(code: str) -> subprocess.Popen[str]:
         command = [sys.executable, "docker/run", "--name", "train", sys.executable, "-c", code]
-        environment = {key: value for key, value in os.environ.items() if key != "DVC_ROOT"} | {"VENV": sys.prefix}
+        environment = {key: value for key, value in os.environ.items() if key != "DVC_ROOT"}
+        environment |= {"RUNTIME": "local", "VENV": sys.prefix}
         process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
         started.append(process)
         assert process.stdout

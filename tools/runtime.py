@@ -24,10 +24,12 @@ def main(as_json: bool) -> None:
 
     place = device.choose()
     threads = os.environ.get("OMP_NUM_THREADS")
+    contained = os.environ.get("RUNTIME") == "docker"
+    where = "the image's, docker/Dockerfile" if contained else "VENV in the environment, else the checkout's .venv"
     facts = {
-        "runtime": (os.environ.get("RUNTIME", "local"), "RUNTIME in the environment, else local"),
+        "runtime": (os.environ.get("RUNTIME"), os.environ.get("RUNTIME_REASON")),
         "workspace": (str(Path.cwd()), "the current folder"),
-        "python": (sys.executable, "VENV in the environment, else the checkout's .venv"),
+        "python": (sys.executable, where),
         "python_version": (platform.python_version(), "the interpreter that made the environment"),
         **{name: (importlib.metadata.version(name), "requirements/pipeline.txt") for name in PACKAGES},
         "device": (place.name, place.reason),

@@ -1,12 +1,13 @@
 """End the stages that run in this checkout, cleanly: train leaves a checkpoint first.
 
-Sends SIGTERM to each, waits until it is gone, and kills what is not by then. Run it with `make stop`, or with
-`python -m tools.stop`.
+Sends SIGTERM to each, waits until it is gone, and kills what is not by then; containers, too, even where what started
+them is gone. Run it with `make stop`, or with `python -m tools.stop`.
 """
 
 import fcntl
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -19,8 +20,13 @@ FOLDER = Path(".scratch/running")
 @click.option("--wait", default=60.0, show_default=True, help="Seconds until what still runs is killed.")
 def main(wait: float) -> None:
     stages = {path: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*")) if is_held(path)}
-    if not stages:
+    watched = {path.name for path in stages}
+    unwatched = [name for name in containers() if name.rpartition("-")[2] not in watched]
+    if not stages and not unwatched:
         click.echo("nothing runs here")
+    for name in unwatched:
+        click.echo(f"stopping the container {name}, which no stage here waits for")
+        docker("stop", "--time", str(round(wait)), name)
     for path, stage in stages.items():
         click.echo(f"stopping {stage} (process {path.name})")
         os.kill(int(path.name), signal.SIGTERM)
@@ -30,6 +36,9 @@ def main(wait: float) -> None:
             time.sleep(0.1)
         if is_held(path):
             kill(int(path.name))
+            for name in containers():
+                if name.endswith(f"-{path.name}"):
+                    docker("rm", "--force", name)
         click.echo(f"{stage} has ended")
 
 
@@ -56,6 +65,19 @@ def kill(process: int) -> None:
         os.kill(process, signal.SIGKILL)
     except ProcessLookupError:
         return
+
+
+def containers() -> list[str]:
+    """Name the containers that docker/run started in this checkout; none where there is no engine."""
+    return docker("ps", "--format", "{{.Names}}", "--filter", f"label=lockstep.home={Path.cwd()}").split()
+
+
+def docker(*arguments: str) -> str:
+    """Ask the container engine, if there is one, and give what it prints."""
+    try:
+        return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False).stdout
+    except FileNotFoundError:
+        return ""
 
 
 if __name__ == "__main__":

@@ -1,0 +1,87 @@
+"""Console: run a command with its output on our stdout and in a file; signals reach it, and a terminal stays one."""
+
+import ctypes
+import fcntl
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+
+def tee(command: list[str], environment: dict[str, str], log: Path, own_session: bool) -> int:
+    """Run a command.
+
+    Args:
+        command: the command line.
+        environment: all of its variables.
+        log: file that gets what is shown.
+        own_session: Ctrl-C on the terminal then reaches us alone, and we hand it on; else it reaches both.
+
+    Returns:
+        Its exit code; 128 and more where a signal ended it.
+    """
+    reader, writer = pseudo_terminal() if sys.stdout.isatty() else os.pipe()
+    try:
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=writer,
+            stderr=writer,
+            start_new_session=own_session,
+            preexec_fn=end_with_us if own_session else None,
+        )
+    except OSError as error:
+        sys.exit(f"docker/run: {command[0]}: {error.strerror}")
+    os.close(writer)
+    hand_on(process, own_session)
+    copy(reader, log)
+    code = process.wait()
+    return 128 - code if code < 0 else code
+
+
+def pseudo_terminal() -> tuple[int, int]:
+    """Open one as wide as ours."""
+    reader, writer = pty.openpty()
+    size = fcntl.ioctl(sys.stdout.fileno(), termios.TIOCGWINSZ, b"\0" * 8)
+    fcntl.ioctl(writer, termios.TIOCSWINSZ, size)
+    attributes = termios.tcgetattr(writer)
+    attributes[1] &= ~termios.OPOST  # ours already makes \r\n of \n
+    termios.tcsetattr(writer, termios.TCSANOW, attributes)
+    return reader, writer
+
+
+def end_with_us() -> None:
+    """Have Linux send SIGTERM to this process when docker/run is killed: no container outlives it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def hand_on(process: subprocess.Popen[bytes], own_session: bool) -> None:
+    """Pass signals on to the command; we stay to log how it ends."""
+    signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
+    if not own_session:
+        signal.signal(signal.SIGINT, lambda *_: None)  # the terminal has sent it to both
+        return
+    signal.signal(signal.SIGINT, lambda number, _: process.send_signal(number))
+    signal.signal(signal.SIGHUP, lambda *_: process.send_signal(signal.SIGTERM))
+
+
+def copy(reader: int, log: Path) -> None:
+    """Copy what comes, as it comes, until there is no more."""
+    with log.open("wb") as file:
+        while chunk := read(reader):
+            file.write(chunk)
+            file.flush()
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
+
+
+def read(descriptor: int) -> bytes:
+    """Read what is there; a closed pseudo-terminal is an error on Linux and end of file elsewhere."""
+    try:
+        return os.read(descriptor, 65536)
+    except OSError:
+        return b""
