@@ -7,7 +7,7 @@ export VENV := $(abspath $(VENV))
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro stop tensorboard gate lineage card trace show-tokens images runtime verify test bench bench-gpu lint docs data import recipe lock
+.PHONY: help install repro stop tensorboard gate serve status logs smoke lineage card trace show-tokens images runtime verify test bench bench-gpu bench-serve lint docs data import recipe lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -26,8 +26,23 @@ tensorboard: $(VENV)/.pipeline ## watch trainings at http://127.0.0.1:6006 (PORT
 gate: $(VENV)/.pipeline ## print the verdict on the model; exit 1 and say what to look at when a gate failed
 	@$(BIN)/python -m tools.gate
 
-lineage: $(VENV)/.pipeline ## print where a model came from (REV=git-revision, MODEL=awq or path, FILE=any, FORMAT=json or cyclonedx)
-	@$(BIN)/python -m tools.lineage $(call given,REV MODEL FILE FORMAT)
+# What `make serve` runs without containers; VLLM_VENV names an environment with another build of vLLM, such as a GPU's.
+SERVING = $(if $(filter docker,$(RUNTIME)),,$(if $(VLLM_VENV),,.serve/vllm/.made) .serve/webui/.made)
+
+serve: $(VENV)/.pipeline $(SERVING) ## serve a proven model: a page and an API (MODEL=awq, MODELS=awq,merged, REV=git-revision, RUNTIME=docker, FORCE=1)
+	@$(BIN)/python -m tools.serve $(call given,MODEL MODELS REV RUNTIME) $(if $(FORCE),--force)
+
+status: $(VENV)/.pipeline ## print what is served, and whether it is healthy (SECRETS=1: with key and account)
+	@$(BIN)/python -m tools.status $(if $(SECRETS),--secrets)
+
+logs: $(VENV)/.pipeline ## show the logs of what is served
+	@$(BIN)/python -m tools.logs
+
+smoke: $(VENV)/.dev ## ask what is served, and compare it with training and transformers (NAME=of one of several models)
+	@docker/run --no-log python -m tools.smoke $(call given,NAME)
+
+lineage: $(VENV)/.pipeline ## print where a model came from (REV=git-revision, MODEL=awq or path, NAME=as served, FILE=any, FORMAT=json or cyclonedx)
+	@$(BIN)/python -m tools.lineage $(call given,REV MODEL NAME FILE FORMAT)
 
 card: $(VENV)/.pipeline ## print the model card of a committed run (REV=git-revision)
 	@$(BIN)/python -m tools.card $(call given,REV)
@@ -62,6 +77,9 @@ bench: $(VENV)/.pipeline ## time the stages against the least that their work ca
 bench-gpu: $(VENV)/.pipeline ## measure training on models of real shapes, where there is an NVIDIA GPU
 	@docker/run --no-log python -m tools.bench.gpu $(ARGS)
 
+bench-serve: $(VENV)/.pipeline ## measure what is served, by vLLM's own client (after `make serve MODELS=merged,awq`)
+	@$(BIN)/python -m tools.bench.serve $(ARGS)
+
 lint: $(VENV)/.dev ## check style, types and that docs match the code
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/hadolint docker/Dockerfile
 	@$(BIN)/python -m tools.docs --check
@@ -84,14 +102,17 @@ given = $(foreach name,$1,$(if $(filter command,$(origin $(name))),--$(shell ech
 lock: $(VENV)/.uv ## resolve the environments anew into requirements/
 	@$(COMPILE) --group pipeline --group gpu -o requirements/pipeline.txt
 	@$(COMPILE) --group dev -c requirements/pipeline.txt -o requirements/dev.txt
+	@$(COMPILE) --group serve --override requirements/serve-overrides.txt -o requirements/serve.txt
+	@$(COMPILE) --group webui --override requirements/webui-overrides.txt -o requirements/webui.txt
 
 # Resolved without any local wheel folder, so that torch is 2.13.0 and never 2.13.0+cpu.
 COMPILE := env -u UV_FIND_LINKS -u PIP_FIND_LINKS $(BIN)/uv pip compile --quiet --upgrade --universal \
 	--python-version 3.11 --no-header --no-annotate --no-emit-index-url
 
 # uv does not read pip's settings; a find-links folder with a CPU build of torch saves gigabytes of CUDA.
-UV_INSTALL = UV_FIND_LINKS="$${UV_FIND_LINKS-$$($(BIN)/pip config list | sed -n "s/.*find-links='\(.*\)'/\1/p" | head -1)}" \
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode
+LINKS = $${UV_FIND_LINKS-$$($(BIN)/pip config list | sed -n "s/.*find-links='\(.*\)'/\1/p" | head -1)}
+UV_PIP = UV_FIND_LINKS="$(LINKS)" $(BIN)/uv pip install --quiet --compile-bytecode --python
+UV_INSTALL = $(UV_PIP) $(BIN)/python
 
 $(VENV)/.uv:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
@@ -109,4 +130,18 @@ $(VENV)/.pipeline: $(VENV)/.uv pyproject.toml requirements/pipeline.txt
 $(VENV)/.dev: $(VENV)/.pipeline requirements/dev.txt
 	@echo "installing requirements/dev.txt"
 	@$(UV_INSTALL) -c requirements/pipeline.txt -c requirements/dev.txt --group dev
+	@touch $@
+
+.serve/vllm/.made: requirements/serve.txt requirements/serve-overrides.txt requirements/vllm/pyproject.toml | $(VENV)/.uv
+	@echo "installing requirements/serve.txt into .serve/vllm: 2.4 GB"
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .serve/vllm
+	@test -n "$(LINKS)" || export UV_TORCH_BACKEND=cpu; \
+		$(UV_PIP) .serve/vllm/bin/python -c requirements/serve.txt --override requirements/serve-overrides.txt \
+		--group serve ./requirements/vllm
+	@touch $@
+
+.serve/webui/.made: requirements/webui.txt requirements/webui-overrides.txt | $(VENV)/.uv
+	@echo "installing requirements/webui.txt into .serve/webui: 1.2 GB"
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .serve/webui
+	@$(UV_PIP) .serve/webui/bin/python -c requirements/webui.txt --override requirements/webui-overrides.txt --group webui
 	@touch $@

@@ -55,8 +55,8 @@ def test_the_stages_are_the_files_in_stages() -> None:
     assert files == set(PIPELINE)
 
 
-def test_the_params_sections_are_the_stages_and_gates() -> None:
-    assert set(PARAMS) == (set(PIPELINE) - {"report"}) | {"gates"}
+def test_the_params_sections_are_the_stages_gates_and_serve() -> None:
+    assert set(PARAMS) == (set(PIPELINE) - {"report"}) | {"gates", "serve"}
 
 
 @pytest.mark.parametrize("name", PIPELINE)

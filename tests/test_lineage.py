@@ -185,7 +185,7 @@ def test_what_no_commit_has_is_said_in_one_line(clean: Recorded, tmp_path: Path)
         (["--rev=--all"], "git log: fatal: bad revision '--all'"),
         (["--model", "awk"], "awk: no model there; MODEL is one of base, adapter, merged, awq, or the path of"),
         (["--file", "models"], "models: no such file; MODEL takes a folder"),
-        (["--file", "x", "--model", "awq"], "--model and --file: one at a time"),
+        (["--file", "x", "--model", "awq"], "--model, --name and --file: one at a time"),
     ],
 )
 def test_a_wrong_option_is_one_line(repository: Recorded, arguments: list[str], message: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from needs import missing
 from talking import GENERAL
 
 from stages import eval as stage
@@ -130,11 +131,12 @@ def test_a_server_that_does_not_start_is_quoted(
     assert not (folder / "x.json").exists()
 
 
-@pytest.mark.skipif(not VLLM.exists(), reason=f"no vLLM in {VLLM.parents[1]}; VLLM_VENV names another environment")
 @pytest.mark.parametrize("name", ["merged", "awq"])
 def test_vllm_says_and_costs_what_transformers_does(
     params: Callable[..., Path], succeed: Callable[..., str], awq: Path, evaluate: tuple[str | Path, ...], name: str
 ) -> None:
+    if not VLLM.exists():
+        missing(f"no vLLM in {VLLM.parents[1]}; `make serve` installs it, VLLM_VENV names another environment")
     found: dict[str, tuple[dict[str, Any], list[Any]]] = {}
     for backend in ("hf", "vllm"):
         folder = params({"eval.backend": backend, "eval.tasks": [str(ROOT / "data/tasks/plain.yaml")]}).parent

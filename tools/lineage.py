@@ -1,8 +1,9 @@
 """Print where a model came from: the commit that recorded its run, and the hashes of everything that went into it.
 
 Without options it is HEAD's run. --model takes a model folder and --file any file, wherever they were copied to and
-whatever they are called there, and finds the commit by their hashes. Run it with `make lineage`, such as
-`make lineage MODEL=awq` or `make lineage FILE=model.safetensors FORMAT=json`, or with `python -m tools.lineage`.
+whatever they are called there, and finds the commit by their hashes; --name takes the name that `make serve` gave a
+model, as it stands in /v1/models. Run it with `make lineage`, such as `make lineage MODEL=awq` or `make lineage
+FILE=model.safetensors FORMAT=json`, or with `python -m tools.lineage`.
 """
 
 import json
@@ -20,15 +21,17 @@ from tools.common.run import Run
 
 
 @click.command(help=__doc__)
-@click.option("--rev", help="A git revision, in place of HEAD; with --model or --file, of every commit.")
+@click.option("--rev", help="A git revision, in place of HEAD; with --model, --name or --file, of every commit.")
 @click.option("--model", help="base, adapter, merged or awq in models/, or the path of a copy.")
+@click.option("--name", help="A name under which a model is served, such as lockstep-awq-1a2b3c4d.")
 @click.option("--file", type=click.Path(path_type=Path), help="Any file.")
 @click.option("--format", "form", type=click.Choice(["text", "json", "cyclonedx"]), default="text", show_default=True)
-def main(rev: str | None, model: str | None, file: Path | None, form: str) -> None:
+def main(rev: str | None, model: str | None, name: str | None, file: Path | None, form: str) -> None:
     # Inputs
-    if model and file:
-        raise click.ClickException("--model and --file: one at a time")
-    wanted = artefact.of_model(model) if model else artefact.of_file(file) if file else None
+    if len(given := [option for option in (model, name, file) if option]) > 1:
+        raise click.ClickException("--model, --name and --file: one at a time")
+    wanted = artefact.of_model(model) if model else artefact.of_name(name) if name else None
+    wanted = artefact.of_file(file) if file else wanted
     commit, since = artefact.recorded(wanted, rev) if wanted else (repository.recorded(rev or "HEAD"), "")
 
     # Work
@@ -44,11 +47,11 @@ def main(rev: str | None, model: str | None, file: Path | None, form: str) -> No
     elif form == "json":
         click.echo(files.dump_json(found), nl=False)
     else:
-        for name, text in lines(found):
-            click.echo(f"{name:12} {text}")
+        for label, text in lines(found):
+            click.echo(f"{label:12} {text}")
     if found["differs"]:
         click.echo(f"note: not what dvc.lock at {commit} says: {', '.join(found['differs'])}", err=True)
-    for note in staleness() if not (rev or file or model) or model in report.FOLDERS else []:
+    for note in staleness() if not (rev or given) or model in report.FOLDERS else []:
         click.echo(f"note: {note}", err=True)
 
 

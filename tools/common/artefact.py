@@ -1,6 +1,7 @@
 """Artefact: a file or a model folder at hand, and the commit that recorded the run which it is of."""
 
 import json
+import re
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from stages.common import fingerprints
 from tools.common import repository, version
 
 LINEAGE = "metrics/lineage.json"
+SERVED = re.compile(r"lockstep-\w+-(?P<hash>[0-9a-f]{8})(?P<mark>-unproven)?")
 
 
 class Artefact(NamedTuple):
@@ -45,6 +47,21 @@ def of_model(name: str) -> Artefact:
         known = f"one of {', '.join(report.FOLDERS)}, or the path of a model folder"
         raise click.ClickException(f"{folder}: no model there; MODEL is {known}, and `dvc pull` brings those of HEAD")
     return Artefact(str(folder), folder_md5(folder.as_posix(), files), None)
+
+
+def of_name(name: str) -> Artefact:
+    """Find the hash that a served model bears in its name.
+
+    Raises:
+        click.ClickException: no such name, or no commit has a model with that hash.
+    """
+    if not (match := SERVED.fullmatch(name)):
+        raise click.ClickException(f"{name}: no name of a served model; those are like lockstep-awq-1a2b3c4d")
+    found = repository.find(rf"{match['hash']}[0-9a-f]{{24}}\.dir", repository.history(), "dvc.lock")
+    if not found:
+        hint = "it was served with FORCE=1" if match["mark"] else "was `make repro` committed?"
+        raise click.ClickException(f"{name}: no model of any commit here has such a hash; {hint}")
+    return Artefact(name, found[0][1], None)
 
 
 def folder_md5(folder: str, files: list[dict[str, Any]]) -> str:

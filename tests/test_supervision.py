@@ -1,0 +1,169 @@
+"""Supervision: parts come back, and all end together, whichever way one of them or their supervisor ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import succeed_in
+from needs import missing
+
+from tools import stop
+from tools.serving import engine, supervision
+from tools.serving.supervision import Part
+
+ROOT = Path(__file__).resolve().parents[1]
+SUPERVISORD = ROOT / ".serve" / "webui" / "bin" / "supervisord"
+
+STEADY = "import time; print('begun', flush=True); time.sleep(600)"
+DEAF = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {STEADY}"
+FAILING = "raise ValueError('no such setting')"
+LISTENING = "import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); time.sleep(600)"
+# What `make serve` does once everything is known, with a page that never answers.
+STARTING = f"""
+import os, signal
+from pathlib import Path
+from tools.serving import engine, launch, supervision
+from tools.serving.endpoint import Serving
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background does without
+params = engine.load(Path({str(ROOT / "params.yaml")!r}))
+parts = [supervision.Part("one", [{sys.executable!r}, "-c", {STEADY!r}])]
+begin = lambda: supervision.start(parts, dict(os.environ), params)
+launch.start(begin, Serving("local", "http://127.0.0.1:9", []), {{"API_KEY": "k"}})
+"""
+Launch = Callable[..., "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture(autouse=True)
+def supervisord() -> None:
+    if not SUPERVISORD.exists():
+        missing(f"no {SUPERVISORD}; `make serve` installs it")
+
+
+@pytest.fixture
+def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launch]:
+    """Keep programs of one line running in tmp_path: `launch(one=STEADY, two=DEAF)`."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".serve").mkdir()
+    (tmp_path / ".serve" / "webui").symlink_to(ROOT / ".serve" / "webui")
+    started = []
+
+    def launch(retries: int = 1, sockets: dict[str, Path] | None = None, **codes: str) -> "subprocess.Popen[bytes]":
+        params = engine.load(ROOT / "params.yaml").model_copy(update={"retries": retries, "log_megabytes": 1})
+        parts = []
+        for name, code in codes.items():
+            socket = (sockets or {}).get(name)
+            parts.append(Part(name, [sys.executable, "-c", code, *([str(socket)] if socket else [])], socket))
+        started.append(supervision.start(parts, dict(os.environ), params))
+        return started[-1]
+
+    yield launch
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def until(told: Callable[[], Any], seconds: float = 60) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := told()):
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.1)
+    return found
+
+
+def below(pid: int) -> list[int]:
+    try:
+        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+    return [*children, *(further for child in children for further in below(child))]
+
+
+def running(pid: int, code: str) -> list[int]:
+    """Find the processes below another that run a program of ours, its guard apart."""
+    found = []
+    for child in below(pid):
+        words = Path(f"/proc/{child}/cmdline").read_bytes().decode().split("\0")
+        found += [child] if words[1:3] == ["-c", code] else []
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_part_that_dies_comes_back_and_the_others_stay(launch: Launch) -> None:
+    process = launch(one=STEADY, two=DEAF)
+    (one,) = until(lambda: running(process.pid, STEADY))
+    (two,) = until(lambda: running(process.pid, DEAF))
+    os.kill(one, signal.SIGKILL)
+    assert until(lambda: [pid for pid in running(process.pid, STEADY) if pid != one])
+    assert running(process.pid, DEAF) == [two]
+
+
+def test_a_part_that_left_its_socket_behind_comes_back(launch: Launch, tmp_path: Path) -> None:
+    process = launch(one=LISTENING, sockets={"one": tmp_path / "one.sock"})
+    until(lambda: (tmp_path / "one.sock").exists())
+    (first,) = running(process.pid, LISTENING)
+    os.kill(first, signal.SIGKILL)
+    (second,) = until(lambda: [pid for pid in running(process.pid, LISTENING) if pid != first])
+    time.sleep(1)
+    assert alive(second)
+
+
+def test_a_part_that_keeps_failing_ends_all_and_is_named_with_its_error(launch: Launch) -> None:
+    process = launch(one=STEADY, two=FAILING)
+    (one,) = until(lambda: running(process.pid, STEADY))
+    process.wait(60)
+    assert not alive(one)
+    assert supervision.complaint() == "logs/serve/two.log: ValueError: no such setting"
+    assert not supervision.is_running()
+
+
+def test_make_stop_ends_all_parts_the_deaf_too(
+    launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervision, "STOP_SECONDS", 1)
+    process = launch(one=STEADY, two=DEAF)
+    (one,), (two,) = until(lambda: running(process.pid, STEADY)), until(lambda: running(process.pid, DEAF))
+    assert supervision.is_running()
+    assert succeed_in(tmp_path, stop.main) == f"stopping serve (process {process.pid})\nserve has ended\n"
+    until(lambda: not alive(one) and not alive(two))
+    assert not supervision.is_running()
+
+
+def test_nothing_is_left_when_the_supervisor_is_killed(launch: Launch) -> None:
+    process = launch(one=STEADY, two=DEAF)
+    (one,), (two,) = until(lambda: running(process.pid, STEADY)), until(lambda: running(process.pid, DEAF))
+    process.kill()
+    until(lambda: not alive(one) and not alive(two))
+    assert not supervision.is_running()
+
+
+def test_logs_begin_anew_and_the_last_are_kept(launch: Launch) -> None:
+    launch(one="import time\nfor n in range(80_000): print('x' * 99)\nprint('end', flush=True); time.sleep(600)")
+    until(lambda: (log := supervision.LOGS / "one.log").exists() and log.read_text().endswith("end\n"))
+    kept = {path.name: path.stat().st_size for path in supervision.LOGS.glob("one.log*")}
+    assert set(kept) == {"one.log", *(f"one.log.{number}" for number in range(1, supervision.KEPT_LOGS + 1))}
+    assert max(kept.values()) < 1.1 * 2**20
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_start_that_is_interrupted_leaves_nothing(launch: Launch, number: signal.Signals) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", STARTING], env=environment, stderr=subprocess.PIPE) as process:
+        (one,) = until(lambda: running(process.pid, STEADY))
+        process.send_signal(number)
+        process.communicate(timeout=60)
+    assert process.returncode not in (0, None)
+    assert not alive(one)
+    assert not supervision.is_running()
