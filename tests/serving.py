@@ -67,12 +67,17 @@ def copy(folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The awq model of this checkout behind nginx and the page."""
+def require() -> None:
+    """Skip without what is served, and what serves it."""
     made = all((ROOT / ".serve" / part / ".made").exists() for part in PARTS)
     if not made or not (ROOT / "models" / "awq").exists():
         missing("no environments in .serve or no models/awq; `make repro serve stop` makes them")
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The awq model of this checkout behind nginx and the page."""
+    require()
     if not shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"):
         missing("no nginx; such as `apt install nginx`")
     checkout = Served(copy(tmp_path_factory.mktemp("served")))

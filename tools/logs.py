@@ -16,7 +16,7 @@ from tools.serving import compose, endpoint, supervision
 def main(lines: int, follow: bool) -> None:
     kept = sorted(map(str, supervision.LOGS.glob("*.log")))
     if endpoint.STATE.exists() and endpoint.recorded().runtime == "docker":
-        command = compose.command("logs", "--tail", str(lines), *(["--follow"] if follow else []))
+        command = compose.logs(lines, follow)
     elif kept:
         command = ["tail", "-n", str(lines), *(["-F"] if follow else []), *kept]
     else:

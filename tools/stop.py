@@ -1,4 +1,4 @@
-"""End the stages that run in this checkout, cleanly: train leaves a checkpoint first.
+"""End what runs in this checkout, stages and servers, cleanly: train leaves a checkpoint first.
 
 Sends SIGTERM to each, waits until it is gone, and kills what is not by then; containers, too, even where what started
 them is gone. Run it with `make stop`, or with `python -m tools.stop`.
@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 FOLDER = Path(".scratch/running")
+PROJECT = os.environ.get("COMPOSE_PROJECT_NAME", "lockstep")  # of docker/compose.yaml
 
 
 @click.command(help=__doc__)
@@ -22,8 +23,12 @@ def main(wait: float) -> None:
     stages = {path: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*")) if is_held(path)}
     watched = {path.name for path in stages}
     unwatched = [name for name in containers() if name.rpartition("-")[2] not in watched]
-    if not stages and not unwatched:
+    serving = services()
+    if not stages and not unwatched and not serving:
         click.echo("nothing runs here")
+    if serving:
+        click.echo(f"stopping {', '.join(serving)}")
+        docker("compose", "--project-name", PROJECT, "down", "--timeout", str(round(wait)))
     for name in unwatched:
         click.echo(f"stopping the container {name}, which no stage here waits for")
         docker("stop", "--time", str(round(wait)), name)
@@ -67,9 +72,18 @@ def kill(process: int) -> None:
         return
 
 
-def containers() -> list[str]:
-    """Name the containers that docker/run started in this checkout; none where there is no engine."""
-    return docker("ps", "--format", "{{.Names}}", "--filter", f"label=lockstep.home={Path.cwd()}").split()
+def containers(*filters: str) -> list[str]:
+    """Name the containers that docker/run started in this checkout, or others; none where there is no engine."""
+    chosen = [part for one in filters or (f"label=lockstep.home={Path.cwd()}",) for part in ("--filter", one)]
+    return docker("ps", "--all", "--format", "{{.Names}}", *chosen).split()
+
+
+def services() -> list[str]:
+    """Name the containers in which something is served from this checkout."""
+    place = Path("docker").absolute()
+    return containers(
+        f"label=com.docker.compose.project={PROJECT}", f"label=com.docker.compose.project.working_dir={place}"
+    )
 
 
 def docker(*arguments: str) -> str:

@@ -27,6 +27,7 @@ START_SECONDS = 1800.0  # three processes import vLLM one after the other; then 
 STOP_SECONDS = 60.0
 SETTINGS = {
     "HF_HUB_OFFLINE": "1",
+    "TORCHDYNAMO_DISABLE": "1",  # else it compiles what computes log-probabilities, and dies without a C++ compiler
     "VLLM_CPU_INT4_W4A8": "0",  # on processors with AMX it would quantise activations, too
     "VLLM_NO_USAGE_STATS": "1",
 }

@@ -106,6 +106,8 @@ def test_the_api_answers_to_the_key_and_shows_no_more_than_it_must(up: Compose, 
     assert [model["id"] for model in api.get("/v1/models").json()["data"]] == ["awq"]
     answer = api.post("/v1/chat/completions", json=wish)
     assert answer.json()["usage"]["completion_tokens"] >= 1
+    wish = {"model": "awq", "prompt": "apple", "max_tokens": 4, "logprobs": 2, "prompt_logprobs": 0}
+    assert api.post("/v1/completions", json=wish).status_code == 200  # which must not need a compiler
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import click
 from tools.serving import engine, keys, viewer
 from tools.serving.endpoint import Endpoint
 from tools.serving.engine import ServeParams
+from tools.stop import PROJECT
 
 FILE = Path("docker/compose.yaml")
 
@@ -22,7 +23,11 @@ def up(params: ServeParams, one: Endpoint) -> None:
     Raises:
         click.ClickException: no Docker, an image that cannot be made, or a container that does not get healthy.
     """
-    start = command("up", "--detach", "--wait")
+    if not shutil.which("docker"):
+        raise click.ClickException("docker: no such command; RUNTIME=local serves without containers")
+    profile = "gpu" if has_gpu() else "cpu"
+    start = ["docker", "compose", "-f", str(FILE), "--env-file", str(keys.PATH), "--profile", profile]
+    start += ["up", "--detach", "--wait"]
     images = ["open-webui", "proxy", "trainer", *([] if has_gpu() else ["vllm"])]
     if subprocess.run(
         [sys.executable, "docker/image.py", *images], stdout=subprocess.DEVNULL, check=False
@@ -30,8 +35,13 @@ def up(params: ServeParams, one: Endpoint) -> None:
         raise click.ClickException("an image could not be made; its own message is above")
     secrets = keys.load()
     viewer.write(secrets["ADMIN_EMAIL"], secrets["ADMIN_PASSWORD"])
-    if subprocess.run(start, env=environment() | variables(params, one), check=False).returncode:
-        raise click.ClickException(f"the containers did not start; `{shlex.join(command('logs'))}` says why")
+    try:
+        if subprocess.run(start, env=environment() | variables(params, one), check=False).returncode:
+            raise click.ClickException("the containers did not start; `make logs` says why")
+    except BaseException:
+        click.echo("ending what was started", err=True)
+        subprocess.run(["docker", "compose", "--project-name", PROJECT, "stop"], check=False)
+        raise
 
 
 def variables(params: ServeParams, one: Endpoint) -> dict[str, str]:
@@ -43,6 +53,7 @@ def variables(params: ServeParams, one: Endpoint) -> dict[str, str]:
         "MODEL_FOLDER": one.folder,
         "RUN_AS": f"{os.getuid()}:{os.getgid()}",
         "SERVED_NAME": one.name,
+        "TORCHDYNAMO_DISABLE": engine.eager(params),
         "VLLM_ARGS": shlex.join(engine.arguments(params, one.name, {})),
         **({"DOCKER_GID": str(socket.stat().st_gid)} if socket.exists() else {}),
     }
@@ -53,16 +64,10 @@ def has_gpu() -> bool:
     return shutil.which("nvidia-smi") is not None
 
 
-def command(*words: str) -> list[str]:
-    """Give the command line of `docker compose` on this project.
-
-    Raises:
-        click.ClickException: no Docker.
-    """
-    if not shutil.which("docker"):
-        raise click.ClickException("docker: no such command; RUNTIME=local serves without containers")
-    profile = "gpu" if has_gpu() else "cpu"
-    return ["docker", "compose", "-f", str(FILE), "--env-file", str(keys.PATH), "--profile", profile, *words]
+def logs(lines: int, follow: bool) -> list[str]:
+    """Give the command line that shows the containers' logs; by the project's name, as no variable is known then."""
+    shown = ["--tail", str(lines), *(["--follow"] if follow else [])]
+    return ["docker", "compose", "--project-name", PROJECT, "logs", *shown]
 
 
 def environment() -> dict[str, str]:

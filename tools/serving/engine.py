@@ -78,11 +78,17 @@ def arguments(params: ServeParams, name: str, adapters: dict[str, Path]) -> list
     return found
 
 
+def eager(params: ServeParams) -> str:
+    """Give the value of TORCHDYNAMO_DISABLE: where nothing shall be compiled, nothing needs a compiler."""
+    return str(int(bool(params.vllm.get("enforce_eager"))))
+
+
 def variables(params: ServeParams, key: str) -> dict[str, str]:
     """Give vLLM's environment: nothing of ours that it would take for its own, no development mode, no network."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("VLLM_", "PYTHON"))}
     own = {
         "DO_NOT_TRACK": "1",
+        "TORCHDYNAMO_DISABLE": eager(params),
         "VLLM_API_KEY": key,
         "VLLM_CPU_KVCACHE_SPACE": str(params.kv_cache_gib),
         "VLLM_HOST_IP": "127.0.0.1",  # its processes find each other there
