@@ -1,0 +1,100 @@
+"""Door: nginx before several servers: each gets its share, one that is down is passed over, and it comes back."""
+
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+from needs import missing
+from serving import free_port
+
+from tools.serving import door, supervision
+
+
+class Server(ThreadingHTTPServer):
+    """A server that says its port."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def end(self) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        body = str(self.server.server_address[1]).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def servers() -> Iterator[list[Server]]:
+    found = [Server(free_port()) for _ in range(2)]
+    yield found
+    for server in found:
+        server.end()
+
+
+@pytest.fixture
+def client(servers: list[Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
+    """Ask through the door, which stands before both servers."""
+    nginx = door.nginx()
+    if not nginx:
+        missing("no nginx; such as `apt install nginx`")
+    monkeypatch.setattr(door, "HOME", tmp_path)
+    port = free_port()
+    addresses = [f"127.0.0.1:{server.server_address[1]}" for server in servers]
+    part = door.part(nginx, [door.Way("replicas", f"127.0.0.1:{port}", addresses)])
+    checked = subprocess.run([*part.command, "-t"], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
+    process = subprocess.Popen(part.command, stdout=subprocess.DEVNULL)
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=httpx.HTTPTransport(retries=20)) as client:
+        yield client
+    process.terminate()
+    process.wait()
+
+
+def asked(client: httpx.Client, times: int) -> Counter[str]:
+    return Counter(client.get("/v1/models").raise_for_status().text for _ in range(times))
+
+
+def test_each_server_gets_its_share(client: httpx.Client, servers: list[Server]) -> None:
+    assert sorted(asked(client, 20).values()) == [10, 10]
+
+
+def test_a_server_that_is_down_is_passed_over(client: httpx.Client, servers: list[Server]) -> None:
+    one, other = servers
+    one.end()
+    assert asked(client, 20) == {str(other.server_address[1]): 20}
+
+
+def test_without_any_the_client_is_told_to_try_again(client: httpx.Client, servers: list[Server]) -> None:
+    for server in servers:
+        server.end()
+    answer = client.get("/v1/models")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert answer.json()["error"]["message"] == "the model is not up; try again"
+
+
+def test_what_is_not_named_is_not_asked_for(client: httpx.Client) -> None:
+    assert [client.get(path).status_code for path in ("/metrics", "/v1/models/x", "/", "/v1/load_lora_adapter")] == [
+        404
+    ] * 4
+
+
+def test_its_files_lie_in_the_folder_of_serving() -> None:
+    assert door.HOME == supervision.HOME
