@@ -27,7 +27,8 @@ gate: $(VENV)/.pipeline ## print the verdict on the model; exit 1 and say what t
 	@$(BIN)/python -m tools.gate
 
 # What `make serve` runs without containers; VLLM_VENV names an environment with another build of vLLM, such as a GPU's.
-SERVING = $(if $(filter docker,$(RUNTIME)),,$(if $(VLLM_VENV),,.serve/vllm/.made) .serve/webui/.made)
+SERVING = $(if $(filter docker,$(CHOSEN)),,$(if $(VLLM_VENV),,.serve/vllm/.made) .serve/webui/.made)
+CHOSEN = $(if $(filter serve,$(MAKECMDGOALS)),$(shell RUNTIME=$(RUNTIME) python3 docker/runtime.py))
 
 serve: $(VENV)/.pipeline $(SERVING) ## serve a proven model: a page and an API (MODEL=awq, MODELS=awq,merged, REV=git-revision, RUNTIME=docker, FORCE=1)
 	@$(BIN)/python -m tools.serve $(call given,MODEL MODELS REV RUNTIME) $(if $(FORCE),--force)

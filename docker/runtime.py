@@ -1,4 +1,4 @@
-"""Runtime: whether stages run on this machine as it is, or in containers, and why."""
+"""Runtime: whether stages and servers run on this machine as it is, or in containers, and why."""
 
 import os
 import subprocess
@@ -32,3 +32,7 @@ def engine_answers() -> bool:
         return subprocess.run(command, capture_output=True, timeout=20, check=False).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
+
+
+if __name__ == "__main__":
+    print(choose()[0])

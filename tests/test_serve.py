@@ -82,7 +82,7 @@ def test_a_model_that_lacks_a_file_is_refused(proven: Path) -> None:
     CONFIG.unlink()
     assert "models/awq: not the bytes of dvc.lock" in fail_in(proven, serve.main)
     shutil.rmtree("models/awq")
-    assert fail_in(proven, serve.main).startswith("models/awq: no model there")
+    assert fail_in(proven, serve.main) == "models/awq: no such file or folder; run `make repro` first"
 
 
 def test_a_stale_pipeline_is_refused_with_its_reason(proven: Path) -> None:

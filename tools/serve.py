@@ -7,6 +7,7 @@ it with `make serve`, such as `make serve MODEL=merged`, `make serve REV=v1.2` o
 with `python -m tools.serve`.
 """
 
+import runpy
 from functools import partial
 from pathlib import Path
 
@@ -22,12 +23,13 @@ from tools.serving.proof import Model
 @click.option("--model", help="base, merged or awq.  [default: serve.model in params.yaml]")
 @click.option("--models", help="Several side by side: a list with commas, each MODEL or MODEL@REVISION.")
 @click.option("--rev", help="A git revision: its model, out of DVC's cache, in place of the workspace's.")
-@click.option("--runtime", type=click.Choice(["local", "docker"]), default="local", show_default=True)
+@click.option("--runtime", type=click.Choice(["local", "docker"]), help="[default: as docker/run chooses]")
 @click.option("--force", is_flag=True, help="Serve a model that is not proven, and mark it in its name.")
-def main(model: str | None, models: str | None, rev: str | None, runtime: str, force: bool) -> None:
+def main(model: str | None, models: str | None, rev: str | None, runtime: str | None, force: bool) -> None:
     # Params
     params = engine.load(Path("params.yaml"))
     wanted = wishes(models or model or params.model, rev)
+    runtime = runtime or runpy.run_path("docker/runtime.py")["choose"]()[0]
     if supervision.is_running():
         raise click.ClickException("something is served from this checkout already; run `make stop` first")
     if runtime == "docker" and (len(wanted) > 1 or params.adapters or params.replicas > 1):

@@ -1,6 +1,7 @@
 """Host: serving without containers, from environments in .serve, with every part under supervision."""
 
 import os
+import shutil
 from pathlib import Path
 
 import click
@@ -27,6 +28,8 @@ def parts(params: ServeParams, keys: dict[str, str], endpoints: list[Endpoint]) 
         click.echo(
             "note: no nginx, so vLLM answers more than it should, to this machine alone: docs/serve.md", err=True
         )
+    if shutil.which("nvidia-smi") and "VLLM_VENV" not in os.environ:
+        click.echo("note: .serve/vllm is vLLM's CPU build; VLLM_VENV names an environment for the GPU", err=True)
     for one in endpoints:
         port = one.address.rpartition(":")[2].removesuffix("/v1")
         if not nginx:
