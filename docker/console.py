@@ -8,35 +8,42 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
+import time
 from pathlib import Path
 
+SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
-def tee(command: list[str], environment: dict[str, str], log: Path, own_session: bool) -> int:
+
+def tee(command: list[str], environment: dict[str, str], log: Path, container: str = "") -> int:
     """Run a command.
 
     Args:
         command: the command line.
         environment: all of its variables.
         log: file that gets what is shown.
-        own_session: Ctrl-C on the terminal then reaches us alone, and we hand it on; else it reaches both.
+        container: the name of the one that the command runs in, if any. Then Ctrl-C on the terminal reaches us
+            alone, and we hand it on; else it reaches both.
 
     Returns:
         Its exit code; 128 and more where a signal ended it.
     """
     reader, writer = pseudo_terminal() if sys.stdout.isatty() else os.pipe()
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # what comes meanwhile waits until we can hand it on
     try:
         process = subprocess.Popen(
             command,
             env=environment,
             stdout=writer,
             stderr=writer,
-            start_new_session=own_session,
-            preexec_fn=end_with_us if own_session else None,
+            start_new_session=bool(container),
+            preexec_fn=end_with_us if container else listen,
         )
     except OSError as error:
         sys.exit(f"docker/run: {command[0]}: {error.strerror}")
     os.close(writer)
-    hand_on(process, own_session)
+    hand_on(process, container)
+    listen()
     copy(reader, log)
     code = process.wait()
     return 128 - code if code < 0 else code
@@ -53,20 +60,40 @@ def pseudo_terminal() -> tuple[int, int]:
     return reader, writer
 
 
+def listen() -> None:
+    """Let signals through again."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
 def end_with_us() -> None:
     """Have Linux send SIGTERM to this process when docker/run is killed: no container outlives it."""
+    listen()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
-def hand_on(process: subprocess.Popen[bytes], own_session: bool) -> None:
+def hand_on(process: subprocess.Popen[bytes], container: str) -> None:
     """Pass signals on to the command; we stay to log how it ends."""
-    signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
-    if not own_session:
+    if not container:
+        signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
         signal.signal(signal.SIGINT, lambda *_: None)  # the terminal has sent it to both
         return
-    signal.signal(signal.SIGINT, lambda number, _: process.send_signal(number))
-    signal.signal(signal.SIGHUP, lambda *_: process.send_signal(signal.SIGTERM))
+
+    def send(number: int, _: object) -> None:
+        wanted = signal.SIGTERM if number == signal.SIGHUP else number
+        threading.Thread(target=deliver, args=(process, container, wanted), daemon=True).start()
+
+    for number in SIGNALS:
+        signal.signal(number, send)
+
+
+def deliver(process: subprocess.Popen[bytes], container: str, number: int) -> None:
+    """Send a signal to a container as soon as it runs: the engine's client loses one that comes while it makes it."""
+    line = ["docker", "kill", "--signal", str(int(number)), container]
+    while process.poll() is None:
+        if not subprocess.run(line, capture_output=True, start_new_session=True, check=False).returncode:
+            return
+        time.sleep(0.1)
 
 
 def copy(reader: int, log: Path) -> None:

@@ -133,10 +133,16 @@ def test_a_server_that_does_not_start_is_quoted(
 
 @pytest.mark.parametrize("name", ["merged", "awq"])
 def test_vllm_says_and_costs_what_transformers_does(
-    params: Callable[..., Path], succeed: Callable[..., str], awq: Path, evaluate: tuple[str | Path, ...], name: str
+    params: Callable[..., Path],
+    succeed: Callable[..., str],
+    awq: Path,
+    evaluate: tuple[str | Path, ...],
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if not VLLM.exists():
         missing(f"no vLLM in {VLLM.parents[1]}; `make serve` installs it, VLLM_VENV names another environment")
+    monkeypatch.setenv("VLLM_VENV", str(VLLM.parents[1]))
     found: dict[str, tuple[dict[str, Any], list[Any]]] = {}
     for backend in ("hf", "vllm"):
         folder = params({"eval.backend": backend, "eval.tasks": [str(ROOT / "data/tasks/plain.yaml")]}).parent
