@@ -12,6 +12,8 @@ import threading
 import time
 from pathlib import Path
 
+import usage
+
 SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
@@ -28,6 +30,7 @@ def tee(command: list[str], environment: dict[str, str], log: Path, container: s
     Returns:
         Its exit code; 128 and more where a signal ended it.
     """
+    log.with_name(usage.READY).unlink(missing_ok=True)
     reader, writer = pseudo_terminal() if sys.stdout.isatty() else os.pipe()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # what comes meanwhile waits until we can hand it on
     try:
@@ -42,7 +45,7 @@ def tee(command: list[str], environment: dict[str, str], log: Path, container: s
     except OSError as error:
         sys.exit(f"docker/run: {command[0]}: {error.strerror}")
     os.close(writer)
-    hand_on(process, container)
+    hand_on(process, container, log.with_name(usage.READY))
     listen()
     copy(reader, log)
     code = process.wait()
@@ -72,7 +75,7 @@ def end_with_us() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
-def hand_on(process: subprocess.Popen[bytes], container: str) -> None:
+def hand_on(process: subprocess.Popen[bytes], container: str, ready: Path) -> None:
     """Pass signals on to the command; we stay to log how it ends."""
     if not container:
         signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
@@ -81,17 +84,18 @@ def hand_on(process: subprocess.Popen[bytes], container: str) -> None:
 
     def send(number: int, _: object) -> None:
         wanted = signal.SIGTERM if number == signal.SIGHUP else number
-        threading.Thread(target=deliver, args=(process, container, wanted), daemon=True).start()
+        threading.Thread(target=deliver, args=(process, container, ready, wanted), daemon=True).start()
 
     for number in SIGNALS:
         signal.signal(number, send)
 
 
-def deliver(process: subprocess.Popen[bytes], container: str, number: int) -> None:
-    """Send a signal to a container as soon as it runs: the engine's client loses one that comes while it makes it."""
+def deliver(process: subprocess.Popen[bytes], container: str, ready: Path, number: int) -> None:
+    """Send a signal to a container once docker/usage.py is up in it: before, the client and init would lose it."""
     line = ["docker", "kill", "--signal", str(int(number)), container]
     while process.poll() is None:
-        if not subprocess.run(line, capture_output=True, start_new_session=True, check=False).returncode:
+        sent = ready.exists() and subprocess.run(line, capture_output=True, start_new_session=True, check=False)
+        if sent and not sent.returncode:
             return
         time.sleep(0.1)
 

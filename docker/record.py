@@ -65,6 +65,7 @@ def write(folder: Path, facts: dict[str, Any]) -> None:
 
 def used(folder: Path) -> dict[str, float]:
     """Give CPU time and memory of the stage, as docker/usage.py left it or as it was our child."""
+    (folder / usage.READY).unlink(missing_ok=True)
     file = folder / "usage.json"
     if not file.exists():
         return usage.measured()

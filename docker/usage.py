@@ -8,18 +8,29 @@ import subprocess
 import sys
 from pathlib import Path
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+READY = ".ready"  # in LOG_FOLDER: from then on no signal is lost
+
 
 def main() -> int:
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    folder = Path(os.environ["LOG_FOLDER"])
+    (folder / READY).touch()
     try:
-        process = subprocess.Popen(sys.argv[1:])
+        process = subprocess.Popen(sys.argv[1:], preexec_fn=listen)
     except OSError as error:
         sys.exit(f"docker/run: {sys.argv[1]}: {error.strerror}")
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, lambda number, _: process.send_signal(number))
+    listen()
     code = process.wait()
-    usage = measured()
-    Path(os.environ["LOG_FOLDER"], "usage.json").write_text(json.dumps(usage), encoding="utf-8")
+    (folder / "usage.json").write_text(json.dumps(measured()), encoding="utf-8")
     return 128 - code if code < 0 else code
+
+
+def listen() -> None:
+    """Let signals through."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def measured() -> dict[str, float]:
