@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from needs import missing
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "docker" / ".env.example"
@@ -114,7 +115,7 @@ def test_the_api_answers_to_the_key_and_shows_no_more_than_it_must(up: Compose, 
 def outside() -> Iterator[tuple[str, int]]:
     """A listener on another machine: a network namespace with an address that this machine has a route to."""
     if os.getuid() != 0 or not shutil.which("ip"):
-        pytest.skip("needs root and iproute2, to make a machine outside")
+        missing("needs root and iproute2, to make a machine outside")
     name, ours, theirs = "lockstep-outside", "198.18.7.1", "198.18.7.2"
     ip("netns", "add", name)
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from needs import missing
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -75,7 +76,7 @@ def test_a_registry_without_it_is_no_obstacle(
 def registry(tmp_path: Path) -> Iterator[str]:
     """The address of a registry on the loopback interface."""
     if not shutil.which("docker-registry"):
-        pytest.skip("needs Debian's docker-registry, which .ci/engine installs")
+        missing("needs Debian's docker-registry, which .ci/engine installs")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     settings = {
