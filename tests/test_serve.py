@@ -224,6 +224,14 @@ def test_vllm_gets_its_traps_closed_and_nothing_of_ours(monkeypatch: pytest.Monk
     assert not {"VLLM_SERVER_DEV_MODE", "PYTHONPATH"} & found.keys()
 
 
+@pytest.mark.parametrize(("cores", "threads"), [(1, "1"), (2, "1"), (3, None), (64, None)])
+def test_a_machine_of_few_cores_keeps_one_for_the_api(cores: int, threads: str | None) -> None:
+    params = engine.load(ROOT / "params.yaml")
+    found = engine.spared(params, cores)
+    assert found == ({"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": threads} if threads else {})
+    assert not engine.spared(params.model_copy(update={"vllm": {"tensor_parallel_size": 2}}), cores)
+
+
 @pytest.mark.parametrize("tools", [False, True])
 def test_the_page_calls_tools_only_where_vllm_knows_how(tools: bool) -> None:
     known = {"API_KEY": "k", "ADMIN_EMAIL": "e", "ADMIN_PASSWORD": "p", "WEBUI_SECRET_KEY": "s", "WEBUI_PORT": "3000"}

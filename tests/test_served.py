@@ -180,6 +180,8 @@ def test_vllm_killed_in_mid_answer_is_an_error_to_the_client_and_comes_back(serv
     }
     headers = {"Authorization": f"Bearer {served.key()}"}
     (engine,) = [pid for pid in children(supervisor(served)) if "vllm\0serve" in command(pid) and not_guard(pid)]
+    left = [Path(f"/proc/{pid}") for pid in children(engine)]
+    assert left
     with httpx.stream(
         "POST", f"{address(served)}/v1/chat/completions", json=body, headers=headers, timeout=60
     ) as answer:
@@ -195,6 +197,7 @@ def test_vllm_killed_in_mid_answer_is_an_error_to_the_client_and_comes_back(serv
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
     assert page(served).get("/health").status_code == 200
     until(lambda: healthy(served))
+    assert not [path for path in left if path.exists()]
     assert name(served) in page(served).get("/api/models").text
 
 

@@ -38,13 +38,15 @@ FLAGS = [
     "--no-enable-prefix-caching",  # no answer is computed with what is left of an earlier one
 ]
 # Stands between us and the server, and kills it and its children when the pipe to us breaks, as it does however we
-# end. SIGTERM alone will not do: while vLLM loads, it is lost.
+# end, and the children when the server is killed itself. SIGTERM alone will not do: while vLLM loads, it is lost.
 GUARD = """
 import os, signal, subprocess, sys, threading
 server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
 signal.signal(signal.SIGTERM, lambda *_: server.terminate())
 threading.Thread(target=lambda: (os.read(0, 1), os.killpg(0, signal.SIGKILL)), daemon=True).start()
-sys.exit(server.wait())
+if (code := server.wait()) < 0:
+    os.killpg(0, signal.SIGKILL)
+sys.exit(code)
 """
 
 

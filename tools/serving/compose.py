@@ -55,6 +55,7 @@ def variables(params: ServeParams, one: Endpoint) -> dict[str, str]:
         "SERVED_NAME": one.name,
         "TORCHDYNAMO_DISABLE": engine.eager(params),
         "VLLM_ARGS": shlex.join(engine.arguments(params, one.name, {})),
+        **engine.spared(params),
         **({"DOCKER_GID": str(socket.stat().st_gid)} if socket.exists() else {}),
     }
 

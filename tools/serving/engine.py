@@ -20,6 +20,7 @@ FIXED = {
     *("reasoning_parser_plugin", "io_processor_plugin", "allowed_local_media_path", "host", "port", "uds", "api_key"),
     *("grpc", "enable_scale_out", "tool_server", "disable_fastapi_docs", "root_path"),
 }
+SPINNING = 2  # processes of vLLM that wait without sleeping: the engine, and its worker on a CPU
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for
 
 
@@ -83,6 +84,23 @@ def eager(params: ServeParams) -> str:
     return str(int(bool(params.vllm.get("enforce_eager"))))
 
 
+def spared(params: ServeParams, cores: int | None = None) -> dict[str, str]:
+    """Give what leaves a core for the rest, where vLLM's processes that never sleep would take all.
+
+    Their wait starves whoever else wants a core, for a second and more, so that answers do not stream. The worker
+    then is part of the engine, and computes on all cores but one.
+
+    Args:
+        params: a model that is split over GPUs or hosts keeps its workers.
+        cores: those of the machine, or None to look.
+    """
+    cores = cores or os.cpu_count() or 1
+    split = any((params.vllm.get(key) or 1) > 1 for key in ("tensor_parallel_size", "pipeline_parallel_size"))
+    if split or cores > SPINNING:
+        return {}
+    return {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": str(max(1, cores - 1))}
+
+
 def variables(params: ServeParams, key: str) -> dict[str, str]:
     """Give vLLM's environment: nothing of ours that it would take for its own, no development mode, no network."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("VLLM_", "PYTHON"))}
@@ -94,4 +112,4 @@ def variables(params: ServeParams, key: str) -> dict[str, str]:
         "VLLM_HOST_IP": "127.0.0.1",  # its processes find each other there
         "VLLM_LOGGING_COLOR": "0",
     }
-    return inherited | server.SETTINGS | own
+    return inherited | server.SETTINGS | spared(params) | own
