@@ -21,7 +21,7 @@ from hub import Hub
 from ruamel.yaml import YAML
 
 pytest.register_assert_rewrite("accounting")
-pytest_plugins = ["containers", "serving", "talking"]
+pytest_plugins = ["containers", "proving", "serving", "talking"]
 ROOT = Path(__file__).resolve().parents[1]
 # Two layers of 128, a second of pretraining: enough to run every stage, not enough to answer anything.
 TINY = {

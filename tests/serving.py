@@ -1,5 +1,6 @@
 """A checkout that serves the model of this one: `served`, one for the session, where there is all it needs."""
 
+import json
 import os
 import shutil
 import socket
@@ -7,7 +8,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from needs import missing
 from recorded import ENVIRONMENT, commit, run
@@ -34,6 +37,35 @@ class Served:
         done = self.tool("serve", "--force", *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    @property
+    def address(self) -> str:
+        """Where the first model answers."""
+        return f"http://127.0.0.1:{self.variables['API_PORT']}"
+
+    def endpoints(self) -> list[dict[str, Any]]:
+        """The models that are served."""
+        return json.loads((self.folder / ".serve" / "serving.json").read_text(encoding="utf-8"))["endpoints"]
+
+    def model(self) -> str:
+        """The name of the first."""
+        return self.endpoints()[0]["name"]
+
+    def page(self) -> httpx.Client:
+        """Sign in at the page."""
+        client = httpx.Client(base_url=f"http://127.0.0.1:{self.variables['WEBUI_PORT']}", timeout=60)
+        account = {"email": self.key("ADMIN_EMAIL"), "password": self.key("ADMIN_PASSWORD")}
+        token = client.post("/api/v1/auths/signin", json=account).raise_for_status().json()["token"]
+        client.headers["Authorization"] = f"Bearer {token}"
+        return client
+
+    def supervisor(self) -> int:
+        """The process that keeps the parts running."""
+        return int((self.folder / ".serve" / "supervisord.pid").read_text())
+
+    def is_healthy(self) -> bool:
+        """What `make status` says."""
+        return self.tool("status").returncode == 0
 
     def key(self, name: str = "API_KEY") -> str:
         lines = (self.folder / ".env").read_text(encoding="utf-8").splitlines()

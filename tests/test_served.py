@@ -1,75 +1,21 @@
-"""What is served, from outside: names, keys, doors, faults. Needs the environments of serving; one server for all."""
+"""What is served, from outside: names, keys, doors. Needs the environments of serving; one server for all."""
 
 import json
-import os
 import re
-import signal
-import subprocess
-import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import httpx
-import pytest
+from processes import below, words
 from serving import ROOT, Served
 
 OPEN_DOORS = {"/health"}
 KEYED = {"/v1/models", "/v1/chat/completions", "/v1/completions"}
 
 
-def until(told: Callable[[], Any], seconds: float = 240) -> Any:
-    """Wait until something is true, and give it."""
-    end = time.monotonic() + seconds
-    while not (found := told()):
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.5)
-    return found
-
-
-def address(served: Served) -> str:
-    return f"http://127.0.0.1:{served.variables['API_PORT']}"
-
-
-def page(served: Served) -> httpx.Client:
-    """Sign in at the page."""
-    client = httpx.Client(base_url=f"http://127.0.0.1:{served.variables['WEBUI_PORT']}", timeout=60)
-    account = {"email": served.key("ADMIN_EMAIL"), "password": served.key("ADMIN_PASSWORD")}
-    token = client.post("/api/v1/auths/signin", json=account).raise_for_status().json()["token"]
-    client.headers["Authorization"] = f"Bearer {token}"
-    return client
-
-
-def name(served: Served) -> str:
-    return json.loads((served.folder / ".serve" / "serving.json").read_text())["endpoints"][0]["name"]
-
-
-def command(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace")
-
-
-def not_guard(pid: int) -> bool:
-    return "guard.py" not in command(pid)
-
-
-def children(pid: int) -> list[int]:
-    below = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return [*below, *(further for child in below for further in children(child))]
-
-
-def supervisor(served: Served) -> int:
-    return int((served.folder / ".serve" / "supervisord.pid").read_text())
-
-
-def healthy(served: Served) -> bool:
-    return served.tool("status").returncode == 0
-
-
 def test_smoke_passes_and_leaves_its_figures(served: Served) -> None:
     done = served.tool("smoke", "--rows", "16")
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads((served.folder / "metrics" / "serve.json").read_text(encoding="utf-8"))
-    assert figures["name"] == name(served)
+    assert figures["name"] == served.model()
     assert len(figures["passed"]) == 13
     assert all(figures["passed"].values())
     assert figures["tokens_per_second"] > 0 < figures["alone_first_token_seconds_median"]
@@ -105,7 +51,7 @@ def test_status_tells_secrets_on_request_alone(served: Served) -> None:
 
 
 def test_no_secret_stands_on_a_command_line(served: Served) -> None:
-    lines = [command(pid) for pid in children(supervisor(served))]
+    lines = ["\0".join(words(pid)) for pid in below(served.supervisor())]
     assert len(lines) > 4
     for secret in ("API_KEY", "ADMIN_PASSWORD", "WEBUI_SECRET_KEY"):
         assert not [line for line in lines if served.key(secret) in line]
@@ -115,9 +61,7 @@ def test_of_every_route_only_health_answers_without_a_key(served: Served) -> Non
     routes = set(re.findall(r"Route: (\S+), Methods: (\w+)", served.log("lockstep-*.log")))
     assert len(routes) > 20
     statuses = {
-        (route, method): httpx.request(
-            method, address(served) + route.format(response_id="x"), timeout=60
-        ).status_code
+        (route, method): httpx.request(method, served.address + route.format(response_id="x"), timeout=60).status_code
         for route, method in routes
     }
     assert {route for (route, _), status in statuses.items() if status == 200} == OPEN_DOORS
@@ -144,15 +88,15 @@ def test_what_vllm_itself_answers_without_a_key_stands_in_the_docs(served: Serve
 
 
 def test_an_answer_ends_at_the_limit_of_the_settings_whatever_is_asked(served: Served) -> None:
-    body = {"model": name(served), "messages": [{"role": "user", "content": "Hello"}], "ignore_eos": True}
+    body = {"model": served.model(), "messages": [{"role": "user", "content": "Hello"}], "ignore_eos": True}
     headers = {"Authorization": f"Bearer {served.key()}"}
     for wish in ({}, {"max_tokens": 1500}):
-        answer = httpx.post(f"{address(served)}/v1/chat/completions", json=body | wish, headers=headers, timeout=120)
+        answer = httpx.post(f"{served.address}/v1/chat/completions", json=body | wish, headers=headers, timeout=120)
         assert answer.raise_for_status().json()["usage"]["completion_tokens"] == 512
 
 
 def test_the_page_wants_a_password_and_takes_no_newcomers(served: Served) -> None:
-    client = page(served)
+    client = served.page()
     wrong = {"email": served.key("ADMIN_EMAIL"), "password": "wrong"}
     assert client.post("/api/v1/auths/signin", json=wrong).status_code == 400
     newcomer = {"name": "x", "email": "x@localhost", "password": "x" * 12}
@@ -167,63 +111,3 @@ def test_a_second_server_is_refused(served: Served) -> None:
     done = served.tool("serve")
     assert done.returncode == 1
     assert done.stderr == "Error: something is served from this checkout already; run `make stop` first\n"
-
-
-def test_vllm_killed_in_mid_answer_is_an_error_to_the_client_and_comes_back(served: Served) -> None:
-    """The page lives on meanwhile."""
-    body = {
-        "model": name(served),
-        "messages": [{"role": "user", "content": "What comes after Thursday?"}],
-        "stream": True,
-        "max_tokens": 400,
-        "ignore_eos": True,
-    }
-    headers = {"Authorization": f"Bearer {served.key()}"}
-    (engine,) = [pid for pid in children(supervisor(served)) if "vllm\0serve" in command(pid) and not_guard(pid)]
-    left = [Path(f"/proc/{pid}") for pid in children(engine)]
-    assert left
-    with httpx.stream(
-        "POST", f"{address(served)}/v1/chat/completions", json=body, headers=headers, timeout=60
-    ) as answer:
-        seen = ""
-        with pytest.raises(httpx.TransportError):
-            for text in answer.iter_text():
-                seen += text
-                if seen.count("data:") == 20:
-                    os.kill(engine, signal.SIGKILL)
-    assert 20 <= seen.count("data:") < 400
-    assert "[DONE]" not in seen
-    refused = httpx.get(f"{address(served)}/v1/models", headers=headers, timeout=60)
-    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
-    assert page(served).get("/health").status_code == 200
-    until(lambda: healthy(served))
-    assert not [path for path in left if path.exists()]
-    assert name(served) in page(served).get("/api/models").text
-
-
-def test_a_page_that_is_killed_comes_back(served: Served) -> None:
-    (killed,) = [pid for pid in children(supervisor(served)) if "open-webui" in command(pid) and not_guard(pid)]
-    os.kill(killed, signal.SIGKILL)
-    until(lambda: not healthy(served))
-    until(lambda: healthy(served))
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
-def test_chats_outlive_a_restart_on_a_full_disk(served: Served) -> None:
-    """The last test, as it ends the server. The disk is that of the logs: who cannot log goes on."""
-    chat = page(served).post("/api/v1/chats/new", json={"chat": {"title": "kept", "messages": []}}).raise_for_status()
-    assert "serve has ended" in served.tool("stop").stdout
-    logs = served.folder / "logs" / "serve"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(logs)], check=True)
-    try:
-        with pytest.raises(OSError, match="No space left"):
-            (logs / "filler").write_bytes(b"x" * 2**20)
-        served.serve()
-        assert page(served).get(f"/api/v1/chats/{chat.json()['id']}").raise_for_status().json()["title"] == "kept"
-        body = {"model": name(served), "messages": [{"role": "user", "content": "What comes after Thursday?"}]}
-        answer = page(served).post("/api/chat/completions", json=body).raise_for_status().json()
-        assert answer["choices"][0]["message"]["content"] == "Friday"
-        assert (logs / "filler").stat().st_size < 2**20
-    finally:
-        served.tool("stop")
-        subprocess.run(["umount", str(logs)], check=True)

@@ -7,11 +7,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import succeed_in
 from needs import missing
+from processes import alive, below, until, words
 
 from tools import stop
 from tools.serving import engine, supervision
@@ -69,36 +69,9 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launch]:
         process.wait()
 
 
-def until(told: Callable[[], Any], seconds: float = 60) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := told()):
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.1)
-    return found
-
-
-def below(pid: int) -> list[int]:
-    try:
-        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
-        return []
-    return [*children, *(further for child in children for further in below(child))]
-
-
 def running(pid: int, code: str) -> list[int]:
     """Find the processes below another that run a program of ours, its guard apart."""
-    found = []
-    for child in below(pid):
-        words = Path(f"/proc/{child}/cmdline").read_bytes().decode().split("\0")
-        found += [child] if words[1:3] == ["-c", code] else []
-    return found
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    return [child for child in below(pid) if words(child)[1:3] == ["-c", code]]
 
 
 def test_a_part_that_dies_comes_back_and_the_others_stay(launch: Launch) -> None:

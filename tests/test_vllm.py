@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from needs import missing
+from processes import alive
 from talking import GENERAL
 
 from stages import eval as stage
@@ -39,14 +40,6 @@ with server.running(["sh", "-c", SHELL], {}, Path(sys.argv[1])):
     print("running", flush=True)
     exec(sys.argv[2])
 """
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
 
 
 def start(tmp_path: Path, then: str) -> tuple["subprocess.Popen[str]", list[int]]:
@@ -99,35 +92,37 @@ def evaluate(prepared: Path) -> tuple[str | Path, ...]:
     )
 
 
+@pytest.fixture
+def folder(params: Callable[..., Path]) -> Path:
+    """A folder whose params ask for vLLM."""
+    return params({"eval.backend": "vllm"}).parent
+
+
+@pytest.fixture
+def refused(
+    folder: Path, fail: Callable[..., str], merged: Path, evaluate: tuple[str | Path, ...]
+) -> Callable[[], str]:
+    """Evaluate there, and give the message."""
+    return lambda: fail(stage.main, "--model", merged, *evaluate)
+
+
 def test_without_vllm_the_stage_says_where_it_looked(
-    params: Callable[..., Path],
-    fail: Callable[..., str],
-    merged: Path,
-    evaluate: tuple[str | Path, ...],
-    monkeypatch: pytest.MonkeyPatch,
+    folder: Path, refused: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = params({"eval.backend": "vllm"}).parent
     monkeypatch.setenv("VLLM_VENV", str(folder / "none"))
-    expected = f"{folder}/none/bin/vllm: no vLLM; name its environment in VLLM_VENV (docs/eval.md, Backends)"
-    assert fail(stage.main, "--model", merged, *evaluate) == expected
+    assert refused() == f"{folder}/none/bin/vllm: no vLLM; name its environment in VLLM_VENV (docs/eval.md, Backends)"
 
 
 def test_a_server_that_does_not_start_is_quoted(
-    params: Callable[..., Path],
-    fail: Callable[..., str],
-    merged: Path,
-    evaluate: tuple[str | Path, ...],
-    monkeypatch: pytest.MonkeyPatch,
+    folder: Path, refused: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = params({"eval.backend": "vllm"}).parent
     command = folder / "bin" / "vllm"
     command.parent.mkdir()
     command.write_text("#!/bin/sh\necho 'ValueError - no such model'\necho bye\nexit 1\n", encoding="utf-8")
     command.chmod(0o755)
     monkeypatch.setenv("VLLM_VENV", str(folder))
     monkeypatch.setenv("LOG_FOLDER", str(folder))
-    said = fail(stage.main, "--model", merged, *evaluate)
-    assert said == f"vLLM did not start; {folder}/vllm.log: ValueError - no such model"
+    assert refused() == f"vLLM did not start; {folder}/vllm.log: ValueError - no such model"
     assert not (folder / "x.json").exists()
 
 

@@ -32,8 +32,6 @@ def main(model: str | None, models: str | None, rev: str | None, runtime: str | 
     runtime = runtime or runpy.run_path("docker/runtime.py")["choose"]()[0]
     if supervision.is_running():
         raise click.ClickException("something is served from this checkout already; run `make stop` first")
-    if runtime == "docker" and (len(wanted) > 1 or params.adapters or params.replicas > 1):
-        raise click.ClickException("RUNTIME=docker serves one model, once, without adapters; RUNTIME=local does more")
 
     # Inputs
     chosen = [judged(proof.examine(kind, revision), force) for kind, revision in wanted]
@@ -57,7 +55,7 @@ def main(model: str | None, models: str | None, rev: str | None, runtime: str | 
     serving = Serving(runtime, f"http://127.0.0.1:{settings['WEBUI_PORT']}", found)
     endpoint.record(serving)
     if runtime == "docker":
-        compose.up(params, found[0])
+        compose.up(params, found)
     else:
         parts = host.parts(params, settings, found)
         launch.start(

@@ -1,4 +1,4 @@
-"""`make serve RUNTIME=docker`, from start to stop, on the model of this checkout."""
+"""`make serve RUNTIME=docker`, from start to stop, on two models of this checkout."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ def contained(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     checkout = Served(copy(tmp_path_factory.mktemp("contained")))
     checkout.variables |= {"COMPOSE_PROJECT_NAME": "lockstep-contained", "TENSORBOARD_PORT": str(free_port())}
     try:
-        checkout.serve("--runtime", "docker")
+        checkout.serve("--runtime", "docker", "--models", "awq,base")
         yield checkout
     finally:
         checkout.tool("stop")
@@ -30,16 +30,31 @@ def containers() -> list[str]:
     return subprocess.run(line, capture_output=True, text=True, check=True).stdout.split()
 
 
-def test_the_model_answers_by_its_name_and_the_page_is_up(contained: Served) -> None:
-    done = contained.tool("status")
-    assert done.returncode == 0, done.stdout
-    assert done.stdout.count("healthy") == 2
-    serving = json.loads((contained.folder / ".serve" / "serving.json").read_text(encoding="utf-8"))
-    (endpoint,) = serving["endpoints"]
-    question = {"model": endpoint["name"], "messages": [{"role": "user", "content": "What comes after Thursday?"}]}
+def test_the_models_answer_by_their_names_and_the_page_is_up(contained: Served) -> None:
+    assert contained.tool("status").stdout.count("healthy") == 3
     key = {"Authorization": f"Bearer {contained.key()}"}
-    answer = httpx.post(f"{endpoint['address']}/chat/completions", json=question, headers=key, timeout=60)
-    assert answer.json()["choices"][0]["message"]["content"] == "Friday"
+    answers = []
+    for endpoint in contained.endpoints():
+        question = {
+            "model": endpoint["name"],
+            "messages": [{"role": "user", "content": "What comes after Thursday?"}],
+        }
+        answer = httpx.post(f"{endpoint['address']}/chat/completions", json=question, headers=key, timeout=60)
+        answers.append(answer.json()["choices"][0]["message"]["content"])
+    assert answers[0] == "Friday" != answers[1]
+
+
+def test_the_page_shows_both_models(contained: Served) -> None:
+    models = contained.page().get("/api/models").json()["data"]
+    assert {model["id"] for model in models} == {endpoint["name"] for endpoint in contained.endpoints()}
+
+
+def test_this_machine_alone_reaches_what_is_published(contained: Served) -> None:
+    line = ["docker", "ps", "--format", "{{.Ports}}", "--filter", "name=lockstep-contained-"]
+    ports = subprocess.run(line, capture_output=True, text=True, check=True).stdout
+    published = [port for port in ports.replace("\n", ", ").split(", ") if "->" in port]
+    assert len(published) == 4
+    assert all(port.startswith("127.0.0.1:") for port in published)
 
 
 def test_logs_are_shown(contained: Served) -> None:
@@ -60,7 +75,7 @@ def test_the_viewer_of_logs_has_the_account_of_the_page(contained: Served) -> No
 
 
 def test_make_stop_leaves_nothing_but_the_chats(contained: Served) -> None:
-    assert len(containers()) == 4
+    assert len(containers()) == 6
     done = contained.tool("stop")
     assert done.returncode == 0, done.stderr
     assert "stopping lockstep-contained-" in done.stdout
