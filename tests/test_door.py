@@ -1,5 +1,7 @@
 """Door: nginx before several servers: each gets its share, one that is down is passed over, and it comes back."""
 
+import contextlib
+import socket
 import subprocess
 import threading
 from collections import Counter
@@ -29,6 +31,10 @@ class Server(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
 
     def do_GET(self) -> None:
         body = str(self.server.server_address[1]).encode()
@@ -80,6 +86,22 @@ def test_a_server_that_is_down_is_passed_over(client: httpx.Client, servers: lis
     one, other = servers
     one.end()
     assert asked(client, 20) == {str(other.server_address[1]): 20}
+
+
+def test_a_question_to_a_server_that_takes_no_call_goes_to_the_other(
+    client: httpx.Client, servers: list[Server]
+) -> None:
+    """As where a container is gone: nobody says that it is."""
+    one, other = servers
+    one.end()
+    with contextlib.ExitStack() as stack:
+        deaf = stack.enter_context(socket.create_server(one.server_address, backlog=0))
+        for _ in range(2):  # the first waits to be accepted, the others for that
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(deaf.getsockname())
+        answers = {client.post("/v1/completions", json={}, timeout=20).raise_for_status().text for _ in range(4)}
+    assert answers == {str(other.server_address[1])}
 
 
 def test_without_any_the_client_is_told_to_try_again(client: httpx.Client, servers: list[Server]) -> None:
