@@ -56,11 +56,16 @@ def test_vllm_gets_its_traps_closed_and_nothing_of_ours(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, "1"), (2, "1"), (3, None), (64, None)])
-def test_a_machine_of_few_cores_keeps_one_for_the_api(cores: int, threads: str | None) -> None:
+def test_a_machine_of_few_cores_keeps_one_for_the_api(
+    cores: int, threads: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     params = engine.load(ROOT / "params.yaml")
     found = engine.spared(params, cores)
     assert found == ({"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": threads} if threads else {})
     assert not engine.spared(params.model_copy(update={"vllm": {"tensor_parallel_size": 2}}), cores)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert engine.spared(params, 2)["OMP_NUM_THREADS"] == "2"
 
 
 @pytest.mark.parametrize("tools", [False, True])

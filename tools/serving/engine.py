@@ -88,7 +88,7 @@ def spared(params: ServeParams, cores: int | None = None) -> dict[str, str]:
     """Give what leaves a core for the rest, where vLLM's processes that never sleep would take all.
 
     Their wait starves whoever else wants a core, for a second and more, so that answers do not stream. The worker
-    then is part of the engine, and computes on all cores but one.
+    then is part of the engine, and computes on all cores but one, unless OMP_NUM_THREADS says otherwise.
 
     Args:
         params: a model that is split over GPUs or hosts keeps its workers.
@@ -98,7 +98,8 @@ def spared(params: ServeParams, cores: int | None = None) -> dict[str, str]:
     split = any((params.vllm.get(key) or 1) > 1 for key in ("tensor_parallel_size", "pipeline_parallel_size"))
     if split or cores > SPINNING:
         return {}
-    return {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": str(max(1, cores - 1))}
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores - 1))
+    return {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": threads}
 
 
 def variables(params: ServeParams, key: str) -> dict[str, str]:
