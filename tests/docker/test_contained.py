@@ -74,8 +74,13 @@ def test_the_viewer_of_logs_has_the_account_of_the_page(contained: Served) -> No
         assert subprocess.run(line, input=f"{password} {account['password']}".encode()).returncode == status
 
 
-def test_make_stop_leaves_nothing_but_the_chats(contained: Served) -> None:
+def test_another_start_leaves_no_server_of_the_last_behind(contained: Served) -> None:
     assert len(containers()) == 6
+    contained.serve("--runtime", "docker", "--model", "awq")
+    assert len(containers()) == 4
+
+
+def test_make_stop_leaves_nothing_but_the_chats(contained: Served) -> None:
     done = contained.tool("stop")
     assert done.returncode == 0, done.stderr
     assert "stopping lockstep-contained-" in done.stdout

@@ -37,7 +37,7 @@ def up(params: ServeParams, endpoints: list[Endpoint]) -> None:
         raise click.ClickException("docker: no such command; RUNTIME=local serves without containers")
     files.write_json(OVERLAY, overlay(params, endpoints, "vllm" if has_gpu() else "vllm-cpu"))
     start = ["docker", "compose", "-f", str(FILE), "-f", str(OVERLAY), "--env-file", str(keys.PATH)]
-    start += ["--profile", "gpu" if has_gpu() else "cpu", "up", "--detach", "--wait"]
+    start += ["--profile", "gpu" if has_gpu() else "cpu", "up", "--detach", "--wait", "--remove-orphans"]
     images = ["open-webui", "proxy", "trainer", *([] if has_gpu() else ["vllm"])]
     if subprocess.run(
         [sys.executable, "docker/image.py", *images], stdout=subprocess.DEVNULL, check=False
