@@ -122,7 +122,8 @@ def test_make_gate_refuses_other_bytes_than_those_judged(
     done = CliRunner().invoke(gate.main)
     assert done.exit_code == 1
     assert done.stderr == (
-        f"{path.relative_to(run)}: not as it was judged; `dvc checkout --force models/awq` brings back what was\n"
+        f"{path.relative_to(run)}: not as it was judged; "
+        "`dvc checkout --force models/awq` brings back what was, or else `make repro`\n"
     )
 
 

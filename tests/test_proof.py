@@ -37,6 +37,17 @@ def test_other_bytes_are_refused_half_written_ones_too(proven: Path, text: str) 
     assert model.name == f"lockstep-awq-{artefact.of_model('awq').md5[:8]}-unproven"
 
 
+def test_bytes_that_the_cache_lacks_too_come_back_by_a_run(proven: Path) -> None:
+    """As after a change through a hard link, which DVC throws out of its cache."""
+    place = artefact.cached(artefact.of_model("awq").md5)[CONFIG.name]
+    write(CONFIG, "{}")
+    kept = place.rename(place.with_suffix(".kept"))
+    try:
+        assert proof.examine("awq", None).doubts[0].endswith("; `make repro` brings those back")
+    finally:
+        kept.rename(place)
+
+
 def test_a_model_that_lacks_a_file_is_refused(proven: Path) -> None:
     CONFIG.unlink()
     assert "models/awq: not the bytes of dvc.lock" in fail_in(proven, serve.main)

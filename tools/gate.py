@@ -53,7 +53,8 @@ def doubts(judged: list[dict[str, Any]]) -> Iterator[str]:
         there = {path for path in known if Path(path).is_relative_to(folder)}
         for path in sorted(here.keys() | there):
             if here.get(path) != known.get(path):
-                yield f"{path}: not as it was judged; `dvc checkout --force {folder}` brings back what was"
+                way = f"`dvc checkout --force {folder}` brings back what was, or else `make repro`"
+                yield f"{path}: not as it was judged; {way}"
 
 
 if __name__ == "__main__":

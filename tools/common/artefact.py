@@ -128,3 +128,15 @@ def listings(folders: set[str]) -> dict[str, dict[str, str]]:
         texts = [path.read_text(encoding="utf-8") for path in paths if path.exists()]
         found[md5] = {one["relpath"]: one["md5"] for text in texts for one in json.loads(text)}
     return found
+
+
+def cached(md5: str) -> dict[str, Path]:
+    """Give the files of a folder in dvc.lock, with their places in DVC's cache; none where one of them is missing."""
+    listed, caches = listings({md5})[md5], list(version.cache_folders())
+    places = {
+        name: next(
+            (place for cache in caches if (place := cache / "files" / "md5" / one[:2] / one[2:]).exists()), None
+        )
+        for name, one in listed.items()
+    }
+    return {name: place for name, place in places.items() if place} if all(places.values()) else {}

@@ -45,13 +45,13 @@ def examine(kind: str, rev: str | None) -> Model:
     made = _recorded(version.load(None), kind)
     folders.require(Path("models", kind), "make repro")
     here = artefact.of_model(kind)
+    stale = list(_staleness())  # DVC throws out of its cache what was changed there, through a link
     doubts = []
     if here.md5 != made:
         text = f"models/{kind}: not the bytes of dvc.lock, which has md5 {made}, but {here.md5}"
-        doubts.append(f"{text}; `dvc checkout --force models/{kind}` brings those back")
-    return Model(
-        kind, Path("models", kind), None, here.md5, [*doubts, *_staleness(), *_failures(_verdicts(), "make gate")]
-    )
+        way = f"dvc checkout --force models/{kind}" if artefact.cached(made) else "make repro"
+        doubts.append(f"{text}; `{way}` brings those back")
+    return Model(kind, Path("models", kind), None, here.md5, [*doubts, *stale, *_failures(_verdicts(), "make gate")])
 
 
 def examine_folder(folder: Path) -> Model:

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from stages.common import fingerprints
-from tools.common import artefact, version
+from tools.common import artefact
 from tools.serving.proof import Model
 
 FOLDER = Path(".serve/models")
@@ -45,14 +45,7 @@ def clear() -> None:
 
 def _sources(model: Model) -> dict[str, Path]:
     """Find every file of a model: in DVC's cache, or else in the workspace."""
-    listed = artefact.listings({model.md5})[model.md5]
-    caches = list(version.cache_folders())
-    found = {}
-    for name, md5 in listed.items():
-        places = (cache / "files" / "md5" / md5[:2] / md5[2:] for cache in caches)
-        if place := next((place for place in places if place.exists()), None):
-            found[name] = place
-    if listed and len(found) == len(listed):
+    if found := artefact.cached(model.md5):
         return found
     if model.rev is not None:
         fetch = f"git checkout {model.rev} && dvc fetch {model.folder} && git checkout -"
