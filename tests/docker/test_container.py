@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import until
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -240,11 +241,7 @@ def test_none_outlives_the_launcher(
 ) -> None:
     command = [checkout / "docker" / "run", "--name", "train", "sleep", "600"]
     process = subprocess.Popen(command, cwd=checkout, env=environment)
-    while not list(checkout.glob("logs/*/train/.ready")):  # killed before, docs/containers.md names what is left
-        time.sleep(0.1)
+    until(lambda: list(checkout.glob("logs/*/train/.ready")))  # killed before, docs/containers.md names what is left
     process.kill()
     process.wait()
-    end = time.monotonic() + 30
-    while containers() and time.monotonic() < end:
-        time.sleep(0.1)
-    assert containers() == []
+    until(lambda: not containers())

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from conftest import write_params
+from processes import until
 
 from stages.common import files
 from tools import stop
@@ -45,14 +46,6 @@ def test_every_stage_gives_the_bytes_that_it_gives_outside(
 def newest(folder: Path) -> int:
     """Give the step of the newest checkpoint, 0 for none."""
     return max((int(path.name[11:]) for path in folder.glob(".scratch/train/*/checkpoint-*[0-9]")), default=0)
-
-
-def wait_for_none(containers: Callable[[], list[str]]) -> None:
-    """Wait until the checkout has no container; the engine removes one a moment after its end."""
-    deadline = time.monotonic() + 60
-    while containers() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert containers() == []
 
 
 @pytest.fixture
@@ -121,7 +114,7 @@ def test_a_training_that_is_ended_in_any_way_goes_on_and_gives_the_same_bytes(
             time.sleep(0.05)
         end(process.pid, ready)
         assert process.wait(timeout=60) != 0
-        wait_for_none(containers)
+        until(lambda: not containers())
     assert start().wait() == 0
     assert (ready / "log.txt").read_text(encoding="utf-8").count("going on after step") == 5
     assert outs(ready) == whole
@@ -152,4 +145,4 @@ def test_make_stop_ends_a_container_that_nothing_waits_for(
     with contextlib.chdir(checkout):
         result = CliRunner().invoke(stop.main, [])
     assert result.output == "stopping the container lockstep-train-0, which no stage here waits for\n"
-    wait_for_none(containers)
+    until(lambda: not containers())
