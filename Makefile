@@ -7,7 +7,7 @@ export VENV := $(abspath $(VENV))
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro stop tensorboard gate serve status logs smoke lineage card trace show-tokens images runtime verify test bench bench-gpu bench-serve lint docs data import recipe lock
+.PHONY: help install repro stop tensorboard gate serve status logs smoke lineage card trace show-tokens images runtime verify test test-fast coverage bench bench-gpu bench-serve lint docs data import recipe lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -17,13 +17,13 @@ install: $(VENV)/.pipeline ## make .venv with the locked environment
 repro: $(VENV)/.pipeline ## build the model: run every stage whose inputs changed
 	@PATH="$(BIN):$$PATH" dvc repro
 
-stop: $(VENV)/.pipeline ## end what runs in this checkout; train leaves a checkpoint that `make repro` goes on from
+stop: $(VENV)/.pipeline ## stop what runs in this checkout; train saves a checkpoint that `make repro` resumes from
 	@$(BIN)/python -m tools.stop
 
 tensorboard: $(VENV)/.pipeline ## watch trainings at http://127.0.0.1:6006 (PORT=6006)
 	@$(BIN)/tensorboard --logdir logs --host 127.0.0.1 --port $(if $(PORT),$(PORT),6006)
 
-gate: $(VENV)/.pipeline ## print the verdict on the model; exit 1 and say what to look at when a gate failed
+gate: $(VENV)/.pipeline ## print the verdict of every gate; exit 1 and say what to check when one failed
 	@$(BIN)/python -m tools.gate
 
 # What `make serve` runs without containers; VLLM_VENV names an environment with another build of vLLM, such as a GPU's.
@@ -42,13 +42,13 @@ logs: $(VENV)/.pipeline ## show the logs of what is served
 smoke: $(VENV)/.dev ## ask what is served, and compare it with training and transformers (NAME=of one of several models)
 	@docker/run --no-log python -m tools.smoke $(call given,NAME)
 
-lineage: $(VENV)/.pipeline ## print where a model came from (REV=git-revision, MODEL=awq or path, NAME=as served, FILE=any, FORMAT=json or cyclonedx)
+lineage: $(VENV)/.pipeline ## print where a model comes from (REV=git-revision, MODEL=awq or path, NAME=as served, FILE=any, FORMAT=json or cyclonedx)
 	@$(BIN)/python -m tools.lineage $(call given,REV MODEL NAME FILE FORMAT)
 
 card: $(VENV)/.pipeline ## print the model card of a committed run (REV=git-revision)
 	@$(BIN)/python -m tools.card $(call given,REV)
 
-trace: $(VENV)/.pipeline ## tell what became of a row, and which model learnt it (ROW=id, hash or words, REV=git-revision)
+trace: $(VENV)/.pipeline ## print what became of a row, and which models were trained on it (ROW=id, hash or words, REV=git-revision)
 	@$(BIN)/python -m tools.trace $(if $(REV),--rev $(REV)) -- $${ROW:+"$$ROW"}
 
 show-tokens: $(VENV)/.pipeline ## print prepared rows token by token (N=rows, ROW=id, SPLIT=train, val or calibration, IDS=1)
@@ -63,8 +63,20 @@ runtime: $(VENV)/.pipeline ## print paths, versions, device and threads, with re
 verify: $(VENV)/.pipeline ## rebuild HEAD in an empty clone and compare every byte
 	@PATH="$(BIN):$$PATH" python -m tools.verify
 
-test: $(VENV)/.dev ## run the test suite (ARGS="-k train" for a part)
-	@RUNTIME=local docker/run --no-log python -m pytest $(ARGS)
+# WORKERS: processes that share the tests; 0 for none, such as with ARGS=--pdb. COVERAGE: note which lines run.
+WORKERS ?= 2
+PYTEST = docker/run --no-log python $(if $(COVERAGE),-m coverage run) -m pytest -n $(WORKERS)
+
+test: $(VENV)/.dev ## run the test suite (ARGS="-k train" for a part, WORKERS=4 on more cores)
+	@$(if $(COVERAGE),rm -rf .scratch/coverage && mkdir -p .scratch/coverage)
+	@RUNTIME=local $(PYTEST) $(ARGS)
+
+test-fast: $(VENV)/.dev ## run the tests that start no process and take less than a second each
+	@RUNTIME=local $(PYTEST) -m "not slow" $(ARGS)
+
+coverage: $(VENV)/.dev ## run the test suite, and list the lines of stages/ and tools/ that no test reaches
+	@$(MAKE) --no-print-directory test COVERAGE=1
+	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
 
 bench: $(VENV)/.pipeline ## time the stages against the least that their work can cost (half an hour)
 	@docker/run --no-log python -m tools.bench.preprocess
@@ -81,17 +93,17 @@ bench-gpu: $(VENV)/.pipeline ## measure training on models of real shapes, where
 bench-serve: $(VENV)/.pipeline ## measure what is served, by vLLM's own client (after `make serve MODELS=merged,awq`)
 	@$(BIN)/python -m tools.bench.serve $(ARGS)
 
-lint: $(VENV)/.dev ## check style, types and that docs match the code
+lint: $(VENV)/.dev ## check style, types, and that docs and dvc.yaml match the code
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/hadolint docker/Dockerfile
 	@$(BIN)/python -m tools.docs --check
 
-docs: $(VENV)/.dev ## rewrite the generated parts of README.md and docs/
+docs: $(VENV)/.dev ## write the generated parts of README.md, docs/ and dvc.yaml
 	@$(BIN)/python -m tools.docs
 
-data: $(VENV)/.pipeline ## rewrite the default rows in data/raw
+data: $(VENV)/.pipeline ## write the default rows in data/raw
 	@$(BIN)/python -m tools.generate
 
-import: $(VENV)/.pipeline ## bring rows into data/raw (SOURCE=file, address or owner/name; more in docs/import.md)
+import: $(VENV)/.pipeline ## import rows into data/raw (SOURCE=file, address or owner/name; more in docs/import.md)
 	@$(BIN)/python -m tools.import $(call given,REVISION FILE SHA256 NAME LICENCE LIMIT SEED) $(if $(FORCE),--force) -- "$$SOURCE"
 
 recipe: $(VENV)/.pipeline ## write the settings for a model into params.yaml (NAME=qwen2.5-0.5b, REVISION=commit); alone: list
@@ -100,7 +112,7 @@ recipe: $(VENV)/.pipeline ## write the settings for a model into params.yaml (NA
 # NAME="my rows" as --name "$NAME"; only what stands on make's command line, as some machines have a NAME of their own.
 given = $(foreach name,$1,$(if $(filter command,$(origin $(name))),--$(shell echo $(name) | tr A-Z a-z) "$$$(name)"))
 
-lock: $(VENV)/.uv ## resolve the environments anew into requirements/
+lock: $(VENV)/.uv ## resolve the environments again into requirements/
 	@$(COMPILE) --group pipeline --group gpu -o requirements/pipeline.txt
 	@$(COMPILE) --group dev -c requirements/pipeline.txt -o requirements/dev.txt
 	@$(COMPILE) --group serve --override requirements/serve-overrides.txt -o requirements/serve.txt
@@ -125,7 +137,7 @@ $(VENV)/.uv:
 
 $(VENV)/.pipeline: $(VENV)/.uv pyproject.toml requirements/pipeline.txt
 	@echo "installing requirements/pipeline.txt"
-	@$(UV_INSTALL) -c requirements/pipeline.txt --group pipeline $(if $(shell command -v nvidia-smi),--group gpu)
+	@$(UV_INSTALL) -c requirements/pipeline.txt --group pipeline $(if $(filter yes,$(shell python3 docker/runtime.py gpu)),--group gpu)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.pipeline requirements/dev.txt

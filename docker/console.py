@@ -1,4 +1,7 @@
-"""Console: run a command with its output on our stdout and in a file; signals reach it, and a terminal stays one."""
+"""Console: run a command, and copy its output to our stdout and to a file.
+
+The command receives our signals, and still has a terminal where we have one.
+"""
 
 import ctypes
 import fcntl
@@ -12,27 +15,27 @@ import threading
 import time
 from pathlib import Path
 
-import usage
+from resource_usage import READY
 
 SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
-def tee(command: list[str], environment: dict[str, str], log: Path, container: str = "") -> int:
+def run_logged(command: list[str], environment: dict[str, str], log: Path, container: str = "") -> int:
     """Run a command.
 
     Args:
         command: the command line.
         environment: all of its variables.
-        log: file that gets what is shown.
-        container: the name of the one that the command runs in, if any. Then Ctrl-C on the terminal reaches us
-            alone, and we hand it on; else it reaches both.
+        log: the file that receives a copy of the output.
+        container: the name of the container that the command starts, if any. Then Ctrl-C on the terminal reaches
+            only us, and we forward it; without a container it reaches both.
 
     Returns:
-        Its exit code; 128 and more where a signal ended it.
+        Its exit code; 128 + N if signal N ended it.
     """
-    log.with_name(usage.READY).unlink(missing_ok=True)
+    log.with_name(READY).unlink(missing_ok=True)
     reader, writer = pseudo_terminal() if sys.stdout.isatty() else os.pipe()
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # what comes meanwhile waits until we can hand it on
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # signals wait until we can forward them
     try:
         process = subprocess.Popen(
             command,
@@ -40,43 +43,50 @@ def tee(command: list[str], environment: dict[str, str], log: Path, container: s
             stdout=writer,
             stderr=writer,
             start_new_session=bool(container),
-            preexec_fn=end_with_us if container else listen,
+            preexec_fn=end_with_us if container else unblock_signals,
         )
     except OSError as error:
         sys.exit(f"docker/run: {command[0]}: {error.strerror}")
     os.close(writer)
-    hand_on(process, container, log.with_name(usage.READY))
-    listen()
-    copy(reader, log)
+    forward_signals(process, container, log.with_name(READY))
+    unblock_signals()
+    copy_output(reader, log)
     code = process.wait()
-    return 128 - code if code < 0 else code
+    code = 128 - code if code < 0 else code
+    if container and code > 124:  # the engine's client may have ended before the container
+        subprocess.run(["docker", "rm", "--force", container], capture_output=True, check=False)
+    return code
 
 
 def pseudo_terminal() -> tuple[int, int]:
-    """Open one as wide as ours."""
+    """Open a pseudo-terminal with the size of ours.
+
+    Returns:
+        The file descriptors to read from and to write to.
+    """
     reader, writer = pty.openpty()
     size = fcntl.ioctl(sys.stdout.fileno(), termios.TIOCGWINSZ, b"\0" * 8)
     fcntl.ioctl(writer, termios.TIOCSWINSZ, size)
     attributes = termios.tcgetattr(writer)
-    attributes[1] &= ~termios.OPOST  # ours already makes \r\n of \n
+    attributes[1] &= ~termios.OPOST  # ours already turns \n into \r\n
     termios.tcsetattr(writer, termios.TCSANOW, attributes)
     return reader, writer
 
 
-def listen() -> None:
-    """Let signals through again."""
+def unblock_signals() -> None:
+    """Receive signals again."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def end_with_us() -> None:
-    """Have Linux send SIGTERM to this process when docker/run is killed: no container outlives it."""
-    listen()
+    """Ask Linux to send SIGTERM to this process when docker/run is killed, so that no container outlives it."""
+    unblock_signals()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
-def hand_on(process: subprocess.Popen[bytes], container: str, ready: Path) -> None:
-    """Pass signals on to the command; we stay to log how it ends."""
+def forward_signals(process: subprocess.Popen[bytes], container: str, ready: Path) -> None:
+    """Forward signals to the command. We stay, to log how it ends."""
     if not container:
         signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
         signal.signal(signal.SIGINT, lambda *_: None)  # the terminal has sent it to both
@@ -84,14 +94,14 @@ def hand_on(process: subprocess.Popen[bytes], container: str, ready: Path) -> No
 
     def send(number: int, _: object) -> None:
         wanted = signal.SIGTERM if number == signal.SIGHUP else number
-        threading.Thread(target=deliver, args=(process, container, ready, wanted), daemon=True).start()
+        threading.Thread(target=signal_container, args=(process, container, ready, wanted), daemon=True).start()
 
     for number in SIGNALS:
         signal.signal(number, send)
 
 
-def deliver(process: subprocess.Popen[bytes], container: str, ready: Path, number: int) -> None:
-    """Send a signal to a container once docker/usage.py is up in it: before, the client and init would lose it."""
+def signal_container(process: subprocess.Popen[bytes], container: str, ready: Path, number: int) -> None:
+    """Send a signal to a container once docker/resource_usage.py runs in it; earlier signals would be lost."""
     line = ["docker", "kill", "--signal", str(int(number)), container]
     while process.poll() is None:
         sent = ready.exists() and subprocess.run(line, capture_output=True, start_new_session=True, check=False)
@@ -100,8 +110,8 @@ def deliver(process: subprocess.Popen[bytes], container: str, ready: Path, numbe
         time.sleep(0.1)
 
 
-def copy(reader: int, log: Path) -> None:
-    """Copy what comes, as it comes, until there is no more."""
+def copy_output(reader: int, log: Path) -> None:
+    """Copy output as it comes, until its end."""
     with log.open("wb") as file:
         while chunk := read(reader):
             file.write(chunk)
@@ -111,7 +121,7 @@ def copy(reader: int, log: Path) -> None:
 
 
 def read(descriptor: int) -> bytes:
-    """Read what is there; a closed pseudo-terminal is an error on Linux and end of file elsewhere."""
+    """Read the next bytes. On Linux a closed pseudo-terminal raises an error; elsewhere it is the end of a file."""
     try:
         return os.read(descriptor, 65536)
     except OSError:

@@ -1,4 +1,7 @@
-"""Runtime: whether stages and servers run on this machine as it is, or in containers, and why."""
+"""Runtime: facts about this machine before any environment exists: whether it has a GPU, and where stages run.
+
+`docker/runtime.py` prints local or docker, `docker/runtime.py gpu` prints yes or no.
+"""
 
 import os
 import subprocess
@@ -7,7 +10,7 @@ from pathlib import Path
 
 
 def choose() -> tuple[str, str]:
-    """Give local or docker, and the reason: containers are for GPUs, whose bytes depend on more than the lock."""
+    """Return local or docker, and the reason. Containers are for GPUs, whose bytes depend on more than the lock."""
     asked = os.environ.get("RUNTIME", "")
     if asked in ("local", "docker"):
         return asked, "RUNTIME in the environment"
@@ -17,16 +20,16 @@ def choose() -> tuple[str, str]:
         return "local", "no NVIDIA GPU here; RUNTIME=docker asks for containers"
     if not engine_answers():
         return "local", "an NVIDIA GPU, but no container engine answers"
-    return "docker", "an NVIDIA GPU and a container engine; RUNTIME=local does without containers"
+    return "docker", "an NVIDIA GPU and a container engine; RUNTIME=local runs without containers"
 
 
 def has_gpu() -> bool:
-    """Whether an NVIDIA driver is loaded; below Windows it is another device."""
+    """Whether an NVIDIA driver is loaded. The second path is its device in the Windows Subsystem for Linux."""
     return Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists()
 
 
 def engine_answers() -> bool:
-    """Whether there is a container engine that we may use."""
+    """Whether a container engine runs that this user may use."""
     command = ["docker", "version", "--format", "{{.Server.Version}}"]
     try:
         return subprocess.run(command, capture_output=True, timeout=20, check=False).returncode == 0
@@ -35,4 +38,7 @@ def engine_answers() -> bool:
 
 
 if __name__ == "__main__":
-    print(choose()[0])
+    if sys.argv[1:] == ["gpu"]:
+        print("yes" if has_gpu() else "no")
+    else:
+        print(choose()[0])

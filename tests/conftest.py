@@ -1,102 +1,27 @@
-"""What the stage tests share: one small run of the real pipeline, made once per session, and ways to run a stage.
+"""Shared fixtures: one small run of the real pipeline, made once per session, and ways to run a stage.
 
-The run lives in one folder laid out like the repository, each stage called with its default paths. Fixtures named
-after a folder (`base`, `prepared`, `adapter`, `merged`, `awq`) run their stage when a test first asks for them; tests
-read these folders and write to their own `tmp_path`.
+The run lives in one folder laid out like the repository; each stage runs with its default paths. Fixtures named after
+a folder (`base`, `prepared`, `adapter`, `merged`, `awq`) run their stage when the first test asks for them, in
+whichever worker that is. Tests read these folders and write to their own `tmp_path`.
 """
 
-import contextlib
-import copy
 import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import click
 import pytest
-from click.testing import CliRunner
 from hub import Hub
-from ruamel.yaml import YAML
+from stage_runs import ROOT, fail_in, succeed_in, write_params
+
+if TYPE_CHECKING:
+    from recorded import Recorded
+    from suite import Once
 
 pytest.register_assert_rewrite("accounting")
-pytest_plugins = ["containers", "proving", "serving", "talking"]
-ROOT = Path(__file__).resolve().parents[1]
-# Two layers of 128, a second of pretraining: enough to run every stage, not enough to answer anything.
-TINY = {
-    "seed": 7,
-    "vocab_size": 512,
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 512,
-    "steps": 10,
-    "batch_size": 4,
-    "block_size": 128,
-    "learning_rate": 0.003,
-    "initializer_range": 0.02,
-}
-SMALL = {
-    "base.tiny": TINY,
-    "preprocess.calibration_rows": 16,
-    "preprocess.max_length": 256,
-    "train.batch_size": 8,
-    "train.machine.device_batch_size": 4,
-    "train.machine.report_to": [],
-    "train.lora.r": 4,
-    "train.lora.lora_alpha": 8,
-    "train.sft.num_train_epochs": 1,
-    "train.sft.logging_steps": 2,
-    "merge.batch_size": 3,
-    "awq.group_size": 32,
-    "awq.samples": 16,
-    "awq.max_seq_length": 64,
-    "eval.batch_size": 3,
-    "eval.max_new_tokens": 8,
-    "eval.tasks": [],
-    "compare.resamples": 100,
-}
-
-
-def write_params(folder: Path, changes: dict[str, Any]) -> Path:
-    """Write the repository's params.yaml, made small and changed by dotted keys (`...` deletes), into `folder`."""
-    document = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    for dotted, value in copy.deepcopy(SMALL | changes).items():
-        *parents, key = dotted.split(".")
-        section = document
-        for parent in parents:
-            section = section[parent]
-        if value is ...:
-            del section[key]
-        else:
-            section[key] = value
-    path = folder / "params.yaml"
-    with path.open("w", encoding="utf-8") as file:
-        YAML(typ="safe", pure=True).dump(document, file)
-    return path
-
-
-def succeed_in(folder: Path, main: click.Command, *arguments: str | Path) -> str:
-    """Run a stage with `folder` as the working directory, and give what it printed."""
-    with contextlib.chdir(folder):
-        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-def fail_in(folder: Path, main: click.Command, *arguments: str | Path) -> str:
-    """Run a stage that must fail with exit code 1 and no traceback, and give its error message."""
-    with contextlib.chdir(folder):
-        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 1, result.output
-    return result.stderr.rpartition("Error: ")[2].removesuffix("\n")
+pytest_plugins = ["containers", "noisy_model", "preparing", "proving", "serving", "suite"]
 
 
 @pytest.fixture
@@ -127,88 +52,99 @@ def hub() -> Iterator[Hub]:
 
 
 @pytest.fixture(scope="session")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(once: "Once") -> Path:
     """A folder laid out like the repository, with params and raw rows."""
-    folder = tmp_path_factory.mktemp("workspace")
-    write_params(folder, {})
-    (folder / "data" / "raw").mkdir(parents=True)
-    words = ["apple", "bear", "crow", "drill", "fork", "goat", "honey", "lemon", "milk", "nail", "plum", "rope"]
-    rows = [
-        {"instruction": "Write both words in capitals.", "input": f"{one} {two}", "output": f"{one} {two}".upper()}
-        for one in words[:5]
-        for two in words[2:]
-    ]
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (folder / "data" / "raw" / "rows.jsonl").write_text(text, encoding="utf-8")
-    for name in ("general", "tasks"):
-        shutil.copytree(ROOT / "data" / name, folder / "data" / name)
-    (folder / "requirements").mkdir()
-    (folder / "requirements" / "pipeline.txt").write_text("torch==2.13.0\n", encoding="utf-8")
-    return folder
+
+    def make(shared: Path) -> str:
+        folder = shared / "workspace"
+        (folder / "data" / "raw").mkdir(parents=True)
+        write_params(folder, {})
+        words = ["apple", "bear", "crow", "drill", "fork", "goat", "honey", "lemon", "milk", "nail", "plum", "rope"]
+        rows = [
+            {
+                "instruction": "Write both words in capitals.",
+                "input": f"{one} {two}",
+                "output": f"{one} {two}".upper(),
+            }
+            for one in words[:5]
+            for two in words[2:]
+        ]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "data" / "raw" / "rows.jsonl").write_text(text, encoding="utf-8")
+        for name in ("general", "tasks"):
+            shutil.copytree(ROOT / "data" / name, folder / "data" / name)
+        (folder / "requirements").mkdir()
+        (folder / "requirements" / "pipeline.txt").write_text("torch==2.13.0\n", encoding="utf-8")
+        return str(folder)
+
+    return Path(once("workspace", make))
 
 
 @pytest.fixture(scope="session")
-def base(workspace: Path) -> Path:
+def base(once: "Once", workspace: Path) -> Path:
     """models/base: the built-in model, small and hardly trained."""
-    from stages import base as stage
+    from stages.base import __main__ as stage
 
-    succeed_in(workspace, stage.main)
+    once("base", lambda _: succeed_in(workspace, stage.main))
     return workspace / "models" / "base"
 
 
 @pytest.fixture(scope="session")
-def prepared(workspace: Path, base: Path) -> Path:
+def prepared(once: "Once", workspace: Path, base: Path) -> Path:
     """data/prepared: the rows of train, val and calibration, their tokens, and the manifest."""
-    from stages import preprocess as stage
+    from stages.preprocess import __main__ as stage
 
-    succeed_in(workspace, stage.main)
+    once("prepared", lambda _: succeed_in(workspace, stage.main))
     return workspace / "data" / "prepared"
 
 
 @pytest.fixture(scope="session")
-def adapter(workspace: Path, prepared: Path) -> Path:
+def adapter(once: "Once", workspace: Path, prepared: Path) -> Path:
     """models/adapter: a few steps of training."""
-    from stages import train as stage
+    from stages.train import __main__ as stage
 
-    succeed_in(workspace, stage.main)
+    once("adapter", lambda _: succeed_in(workspace, stage.main))
     return workspace / "models" / "adapter"
 
 
 @pytest.fixture(scope="session")
-def merged(workspace: Path, adapter: Path) -> Path:
+def merged(once: "Once", workspace: Path, adapter: Path) -> Path:
     """models/merged."""
-    from stages import merge as stage
+    from stages.merge import __main__ as stage
 
-    succeed_in(workspace, stage.main)
+    once("merged", lambda _: succeed_in(workspace, stage.main))
     return workspace / "models" / "merged"
 
 
 @pytest.fixture(scope="session")
-def awq(workspace: Path, merged: Path) -> Path:
+def awq(once: "Once", workspace: Path, merged: Path) -> Path:
     """models/awq."""
-    from stages import awq as stage
+    from stages.awq import __main__ as stage
 
-    succeed_in(workspace, stage.main)
+    once("awq", lambda _: succeed_in(workspace, stage.main))
     return workspace / "models" / "awq"
 
 
 @pytest.fixture(scope="session")
-def scored(workspace: Path, awq: Path) -> Path:
+def scored(once: "Once", workspace: Path, awq: Path) -> Path:
     """metrics: with the scores of base, merged and awq in metrics/eval."""
-    from stages import eval as stage
+    from stages.eval import __main__ as stage
 
-    for name in ("base", "merged", "awq"):
-        scores, answers = f"metrics/eval/{name}.json", f"metrics/eval/{name}.answers.jsonl"
-        succeed_in(workspace, stage.main, "--model", f"models/{name}", "--metrics", scores, "--answers", answers)
+    def make(_: Path) -> None:
+        for name in ("base", "merged", "awq"):
+            scores, answers = f"metrics/eval/{name}.json", f"metrics/eval/{name}.answers.jsonl"
+            succeed_in(workspace, stage.main, "--model", f"models/{name}", "--metrics", scores, "--answers", answers)
+
+    once("scored", make)
     return workspace / "metrics"
 
 
 @pytest.fixture(scope="session")
-def compared(workspace: Path, scored: Path) -> Path:
+def compared(once: "Once", workspace: Path, scored: Path) -> Path:
     """metrics: with the answers side by side, too."""
-    from stages import compare as stage
+    from stages.compare import __main__ as stage
 
-    succeed_in(workspace, stage.main)
+    once("compared", lambda _: succeed_in(workspace, stage.main))
     return scored
 
 
@@ -238,8 +174,15 @@ def byte_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def repository(tmp_path_factory: pytest.TempPathFactory, workspace: Path, scored: Path) -> tuple[Path, str, str, str]:
-    """A git repository that has recorded runs: see tests/recorded.py."""
+def repository(tmp_path_factory: pytest.TempPathFactory, once: "Once", workspace: Path, compared: Path) -> "Recorded":
+    """A git repository that has recorded runs, see tests/support/recorded.py; each worker has its own copy."""
     import recorded
 
-    return recorded.build(tmp_path_factory.mktemp("repository"), workspace, scored)
+    def make(shared: Path) -> list[str]:
+        (shared / "repository").mkdir()
+        folder, *commits = recorded.build(shared / "repository", workspace, compared)
+        return [str(folder), *commits]
+
+    folder, *commits = once("repository", make)
+    copy = shutil.copytree(folder, tmp_path_factory.mktemp("repository") / "copy", symlinks=True)
+    return recorded.Recorded(copy, *commits)

@@ -1,1 +1,1 @@
-"""Commands around the pipeline that are no stage, run as `python -m tools.NAME` from the repository root."""
+"""Commands around the pipeline that are no stage: run them from the repository root as `python -m tools.NAME`."""

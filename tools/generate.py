@@ -1,8 +1,7 @@
-"""Write the default instruction data: small checkable tasks asked for in words.
+"""Write the default rows, data/raw/skills.jsonl: small tasks whose answers a program can check.
 
-Every row is {"instruction", "input", "output"}; no two rows are the same, and the same seed gives the same bytes.
-
-Run: python -m tools.generate --rows 4000 --seed 7 --out data/raw/skills.jsonl
+Every row is {"instruction", "input", "output"}. No two rows are the same, and the same seed gives the same bytes. Run
+it with `make data`, or with `python -m tools.generate --rows 4000 --seed 7 --out data/raw/skills.jsonl`.
 """
 
 import json
@@ -11,12 +10,11 @@ from pathlib import Path
 
 import click
 
-from stages.common.skills import SKILLS
-from stages.common.wordings import WORDINGS
+from stages.base.tiny_tasks import SKILLS, WORDINGS
 
 
-def ask(skill: str, rng: random.Random) -> dict[str, str]:
-    """Draw one row: a fresh task of this skill in one of its wordings."""
+def draw_row(skill: str, rng: random.Random) -> dict[str, str]:
+    """Draw one row: a task of this skill in one of its wordings."""
     task = SKILLS[skill](rng)
     wording = rng.choice(WORDINGS[skill])
     instruction = wording.format(argument=task.argument, given=task.given)
@@ -33,9 +31,9 @@ def ask(skill: str, rng: random.Random) -> dict[str, str]:
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("data/raw/skills.jsonl"))
 def main(rows: int, seed: int, out: Path) -> None:
     rng = random.Random(seed)
-    lines: dict[str, None] = {}  # a dict keeps the order and takes no row twice
+    lines: dict[str, None] = {}  # a dict keeps the order and has no row twice
     while len(lines) < rows:
-        lines[json.dumps(ask(rng.choice(sorted(SKILLS)), rng))] = None
+        lines[json.dumps(draw_row(rng.choice(sorted(SKILLS)), rng))] = None
     out.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     click.echo(f"{out}: {len(lines)} rows")
 

@@ -1,4 +1,4 @@
-"""Print what a stage would run with: paths, versions, device, dtype and threads, each with its reason.
+"""Print what stages run with: paths, versions, device, dtype and threads, each with its reason.
 
 Run it with `make runtime` (`JSON=1` for JSON), or with `docker/run --no-log python -m tools.runtime`.
 """
@@ -34,14 +34,14 @@ def main(as_json: bool) -> None:
         **{name: (importlib.metadata.version(name), "requirements/pipeline.txt") for name in PACKAGES},
         "device": (place.name, place.reason),
         "dtype": (str(place.dtype), place.reason),
-        "threads": (torch.get_num_threads(), f"OMP_NUM_THREADS={threads}, set by docker/run: sums depend on it"),
+        "threads": (torch.get_num_threads(), f"OMP_NUM_THREADS={threads}, set by docker/run: bytes depend on it"),
         "cpu_kernels": (torch.backends.cpu.get_cpu_capability(), "ATEN_CPU_CAPABILITY, set by docker/run"),
-        "mkl": (os.environ.get("MKL_CBWR"), "MKL_CBWR, set by docker/run: one code path for every vendor"),
+        "mkl": (os.environ.get("MKL_CBWR"), "MKL_CBWR, set by docker/run: the same code on every processor"),
         "openblas": (
             os.environ.get("OPENBLAS_CORETYPE"),
-            "OPENBLAS_CORETYPE, set by docker/run: sums as MKL",
+            "OPENBLAS_CORETYPE, set by docker/run: the same code on every processor",
         ),
-        "cores": (os.cpu_count(), "seen, but not used for anything that changes bytes"),
+        "cores": (os.cpu_count(), "of the machine; bytes do not depend on it"),
     }
     if as_json:
         document = {name: {"value": value, "reason": reason} for name, (value, reason) in facts.items()}

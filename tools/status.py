@@ -1,25 +1,27 @@
-"""Print what is served from this checkout, where, and whether it answers; exit 1 when something does not.
+"""Print what is served from this checkout, at which address, and whether it answers; exit 1 if something does not.
 
---secrets prints the API key and the page's account, too. Run it with `make status`, or with `python -m tools.status`.
+--secrets also prints the API key and the account of the chat page. Run it with `make status`, or with
+`python -m tools.status`.
 """
 
 import sys
 
 import click
 
-from tools.serving import endpoint, keys
+from tools.common.endpoints import require_state
+from tools.common.serve_secrets import load_secrets
 
 
 @click.command(help=__doc__)
-@click.option("--secrets", is_flag=True, help="Print the API key and the page's account, too.")
+@click.option("--secrets", is_flag=True, help="Also print the API key and the account of the chat page.")
 def main(secrets: bool) -> None:
-    serving, settings = endpoint.serving(), keys.load()
+    state, settings = require_state(), load_secrets()
     rows = [
         (name, one.address, one.is_up(settings["API_KEY"]))
-        for one in serving.endpoints
+        for one in state.endpoints
         for name in (one.name, *one.adapters)
     ]
-    rows.append(("page", serving.page, endpoint.page_is_up(serving.page)))
+    rows.append(("chat page", state.webui, state.webui_is_up()))
     for name, address, is_up in rows:
         click.echo(f"{name:32} {address:28} {'healthy' if is_up else 'does not answer'}")
     if secrets:

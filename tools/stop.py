@@ -1,7 +1,7 @@
-"""End what runs in this checkout, stages and servers, cleanly: train leaves a checkpoint first.
+"""Stop the stages and servers of this checkout. Train saves a checkpoint first, from which it resumes.
 
-Sends SIGTERM to each, waits until it is gone, and kills what is not by then; containers, too, even where what started
-them is gone. Run it with `make stop`, or with `python -m tools.stop`.
+Sends SIGTERM to each process, waits until it ends, and kills it after --wait seconds. Stops containers, too, also
+those whose starting process is gone. Run it with `make stop`, or with `python -m tools.stop`.
 """
 
 import fcntl
@@ -18,7 +18,7 @@ PROJECT = os.environ.get("COMPOSE_PROJECT_NAME", "lockstep")  # of docker/compos
 
 
 @click.command(help=__doc__)
-@click.option("--wait", default=60.0, show_default=True, help="Seconds until what still runs is killed.")
+@click.option("--wait", default=60.0, show_default=True, help="Seconds until a process that still runs is killed.")
 def main(wait: float) -> None:
     stages = {path: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*")) if is_held(path)}
     watched = {path.name for path in stages}
@@ -30,10 +30,11 @@ def main(wait: float) -> None:
         click.echo(f"stopping {', '.join(serving)}")
         docker("compose", "--project-name", PROJECT, "down", "--timeout", str(round(wait)))
     for name in unwatched:
-        click.echo(f"stopping the container {name}, which no stage here waits for")
+        click.echo(f"stopping container {name}, which no stage waits for")
         docker("stop", "--time", str(round(wait)), name)
     for path, stage in stages.items():
-        click.echo(f"stopping {stage} (process {path.name})")
+        when = " after this step; run `make stop` again to stop now" if stage == "train" else ""
+        click.echo(f"stopping {stage} (process {path.name}){when}")
         os.kill(int(path.name), signal.SIGTERM)
     end = time.monotonic() + wait
     for path, stage in stages.items():
@@ -48,7 +49,7 @@ def main(wait: float) -> None:
 
 
 def is_held(path: Path) -> bool:
-    """Whether the process that wrote the file lives; what a killed one left is removed."""
+    """Whether the process that wrote the file still runs; the file of a killed process is removed."""
     try:
         with path.open("r+", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -61,7 +62,7 @@ def is_held(path: Path) -> bool:
 
 
 def kill(process: int) -> None:
-    """Kill a process and all that it started."""
+    """Kill a process and its children."""
     children = Path(f"/proc/{process}/task/{process}/children")
     started = children.read_text(encoding="utf-8").split() if children.exists() else []
     for child in started:
@@ -73,21 +74,21 @@ def kill(process: int) -> None:
 
 
 def containers(*filters: str) -> list[str]:
-    """Name the containers that docker/run started in this checkout, or others; none where there is no engine."""
+    """List the containers that docker/run started in this checkout, or those that match other filters."""
     chosen = [part for one in filters or (f"label=lockstep.home={Path.cwd()}",) for part in ("--filter", one)]
     return docker("ps", "--all", "--format", "{{.Names}}", *chosen).split()
 
 
 def services() -> list[str]:
-    """Name the containers in which something is served from this checkout."""
-    place = Path("docker").absolute()
+    """List the containers that serve from this checkout."""
+    folder = Path("docker").absolute()
     return containers(
-        f"label=com.docker.compose.project={PROJECT}", f"label=com.docker.compose.project.working_dir={place}"
+        f"label=com.docker.compose.project={PROJECT}", f"label=com.docker.compose.project.working_dir={folder}"
     )
 
 
 def docker(*arguments: str) -> str:
-    """Ask the container engine, if there is one, and give what it prints."""
+    """Run a command of the container engine and return its output; empty where there is no engine."""
     try:
         return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False).stdout
     except FileNotFoundError:

@@ -1,1 +1,1 @@
-"""What two or more stages share: one noun per module."""
+"""What two or more stages share: one idea per module."""

@@ -1,9 +1,9 @@
-"""Batches: rows of like length side by side, and a model's logits where answers are predicted."""
+"""Batches: rows of similar length padded to one length, and a model's logits where it predicts assistant tokens."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from stages.common import tokens
+from stages.common.tokens import TokenRow
 
 if TYPE_CHECKING:
     import torch
@@ -17,10 +17,11 @@ class Batch(NamedTuple):
     mask: "torch.Tensor"
 
 
-def padded(rows: list[tokens.TokenRow], batch_size: int) -> Iterator[Batch]:
-    """Group rows by length, longest first (the batch that needs most memory fails first), and pad them.
+def padded(rows: list[TokenRow], batch_size: int) -> Iterator[Batch]:
+    """Group rows by length and pad each group on the right.
 
-    Padding is token 0, which every model has: it follows the row, where no token of the row can see it.
+    The longest rows come first, so that the batch that needs most memory fails first. Padding is token 0, which every
+    model has: it follows the row, so no token of the row attends to it.
     """
     import torch
 
@@ -37,11 +38,15 @@ def padded(rows: list[tokens.TokenRow], batch_size: int) -> Iterator[Batch]:
 
 
 def answer_logits(model: Any, batch: Batch) -> "torch.Tensor":
-    """Give float32 logits, shape (answer tokens, vocabulary), of the positions that predict an answer token."""
+    """Compute the logits of the positions that predict an assistant token.
+
+    Returns:
+        Shape (assistant tokens, vocabulary), float32, on the model's device.
+    """
     logits = model(input_ids=batch.ids.to(model.device), attention_mask=batch.attention.to(model.device)).logits
     return logits[:, :-1][batch.mask[:, 1:].bool().to(model.device)].float()
 
 
 def answer_tokens(batch: Batch) -> "torch.Tensor":
-    """Give the answer tokens that `answer_logits` predicts, in the same order."""
+    """List the assistant tokens that `answer_logits` predicts, in the same order."""
     return batch.ids[:, 1:][batch.mask[:, 1:].bool()]

@@ -1,8 +1,8 @@
-"""Chat: messages to text, token ids and loss mask, with the model folder's own tokenizer and template.
+"""Chat: from messages to text, token ids and loss mask, with the tokenizer and chat template of a model folder.
 
-Every stage that needs token ids takes them from here, so what preprocess checks is what train learns, merge
-and eval score, and awq calibrates on. It needs neither torch nor transformers, whose imports would take longer
-than the work; tests compare it with `transformers`' `apply_chat_template`.
+Every stage that needs token ids gets them from here: train, merge, eval and awq use those that preprocess checks. It
+needs neither torch nor transformers, whose imports would take longer than the work; tests compare it with
+`apply_chat_template` of transformers.
 """
 
 import json
@@ -14,11 +14,11 @@ import click
 import jinja2
 from tokenizers import Encoding, Tokenizer
 
-from stages.common import template
+from stages.common import chat_template
 
-# `{"messages": [...]}`, maybe with `"tools"`, or `{"text": ...}`, which no template touches.
+# A conversation, `{"messages": [...]}` with or without `"tools"`, or plain text, `{"text": ...}`, without a template.
 Row = dict[str, Any]
-# What a template raises that was not written for such a row: its own refusal, and mistakes in its expressions.
+# What a template raises for a row that it does not support: its own refusal, or an error in an expression.
 REFUSALS = (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
@@ -27,15 +27,24 @@ class Refused(click.ClickException):
 
 
 class Encoded(NamedTuple):
-    """One conversation as the model sees it: a byte of `mask` for each of `ids`, 1 where the token is learnt."""
+    """One row as the model sees it: token ids, and the loss mask with one byte per token, 1 if it is in the loss."""
 
     ids: list[int]
     mask: bytes
 
 
 @dataclass(frozen=True)
-class Chat:
-    """The tokenizer, compiled template and special tokens of one model folder."""
+class ChatTokenizer:
+    """The tokenizer and chat template of one model folder.
+
+    Attributes:
+        tokenizer: without padding and truncation.
+        template: the compiled chat template.
+        special: the special tokens by their name in tokenizer_config.json, such as `eos_token`.
+        stop_ids: the tokens that end an answer.
+        pad_id: the token that fills up short rows.
+        opening: the token that the tokenizer itself puts before a text, or "".
+    """
 
     tokenizer: Tokenizer
     template: jinja2.Template
@@ -45,12 +54,12 @@ class Chat:
     opening: str
 
 
-def load(folder: Path) -> Chat:
-    """Load the chat side of a model folder.
+def load(folder: Path) -> ChatTokenizer:
+    """Load the tokenizer and chat template of a model folder.
 
     Raises:
-        click.ClickException: no tokenizer, no chat template, a template that is broken or without generation
-            markers, or no stop token.
+        click.ClickException: no tokenizer, no stop token, no chat template, or a template with a syntax error or
+            without generation markers.
     """
     tokenizer_file = folder / "tokenizer.json"
     if not tokenizer_file.exists():
@@ -62,37 +71,40 @@ def load(folder: Path) -> Chat:
     special = {key: _content(value) for key, value in config.items() if key.endswith("_token") and value}
     stop_ids = _stop_ids(folder, tokenizer, special)
     pad_id = tokenizer.token_to_id(special.get("pad_token", ""))
-    if pad_id is None:  # padding is masked, so any token will do
+    if pad_id is None:  # any token works: padding is masked
         pad_id = min(stop_ids)
     bos = special.get("bos_token", "")
     opening = bos if bos and tokenizer.encode("").tokens[:1] == [bos] else ""
-    return Chat(tokenizer, template.load(folder, config), special, stop_ids, pad_id, opening)
+    return ChatTokenizer(tokenizer, chat_template.load(folder, config), special, stop_ids, pad_id, opening)
 
 
-def render(chat: Chat, row: Row, *, prompt: bool = False) -> tuple[str, list[tuple[int, int]]]:
+def render(chat_tokenizer: ChatTokenizer, row: Row, *, prompt: bool = False) -> tuple[str, list[tuple[int, int]]]:
     """Render a row to text.
 
     Args:
-        chat: the model folder's chat side.
-        row: a conversation, or plain text: that gets the tokenizer's own opening and end token, and is learnt whole.
-        prompt: end with the header that asks for the assistant's next answer.
+        chat_tokenizer: tokenizer and chat template.
+        row: a conversation, or plain text. Plain text gets the tokenizer's own opening token and end token, and all
+            of it but the opening is in the loss.
+        prompt: end with the header of the assistant's next answer (`add_generation_prompt`).
 
     Returns:
-        The text, and the character ranges of it that are learnt: what lies between generation markers.
+        The text, and its spans that are in the loss, (start, end) in characters: the text between generation markers.
 
     Raises:
-        Refused: the template refuses the messages, such as a role it does not know.
+        Refused: the template does not support the messages, such as a role that it does not know.
     """
     if "text" in row:
-        text = f"{row['text']}{chat.special.get('eos_token', '')}"
-        return chat.opening + text, [(len(chat.opening), len(chat.opening) + len(text))]
+        text = f"{row['text']}{chat_tokenizer.special.get('eos_token', '')}"
+        return chat_tokenizer.opening + text, [(len(chat_tokenizer.opening), len(chat_tokenizer.opening) + len(text))]
     spans: list[tuple[int, int]] = []
     parts: list[str] = []
-    tracker: Any = chat.template.environment
+    tracker: Any = chat_tokenizer.template.environment
     tracker.generation_log = (parts, spans)
     values = {"messages": row["messages"], "tools": row.get("tools"), "documents": None}
     try:
-        for part in chat.template.generate(**values, add_generation_prompt=prompt, **chat.special):
+        for part in chat_tokenizer.template.generate(
+            **values, add_generation_prompt=prompt, **chat_tokenizer.special
+        ):
             parts.append(part)
     except REFUSALS as error:
         start = row["messages"][0]["content"][:40]
@@ -100,24 +112,29 @@ def render(chat: Chat, row: Row, *, prompt: bool = False) -> tuple[str, list[tup
     return "".join(parts), spans
 
 
-def encode(chat: Chat, rows: list[Row]) -> list[Encoded]:
-    """Turn rows into token ids and masks, all cores at once."""
-    return tokenise(chat, [render(chat, row) for row in rows])
+def encode(chat_tokenizer: ChatTokenizer, rows: list[Row]) -> list[Encoded]:
+    """Turn rows into token ids and loss masks, on all cores."""
+    return tokenize(chat_tokenizer, [render(chat_tokenizer, row) for row in rows])
 
 
-def tokenise(chat: Chat, rendered: list[tuple[str, list[tuple[int, int]]]]) -> list[Encoded]:
-    """Turn rendered rows into token ids and masks, all cores at once."""
-    encodings = chat.tokenizer.encode_batch([text for text, _ in rendered], add_special_tokens=False)
+def tokenize(chat_tokenizer: ChatTokenizer, rendered: list[tuple[str, list[tuple[int, int]]]]) -> list[Encoded]:
+    """Turn rendered rows (text and spans, from `render`) into token ids and loss masks, on all cores."""
+    encodings = chat_tokenizer.tokenizer.encode_batch([text for text, _ in rendered], add_special_tokens=False)
     return [
         Encoded(encoding.ids, _mask(encoding, text, spans))
         for encoding, (text, spans) in zip(encodings, rendered, strict=True)
     ]
 
 
-def encode_prompts(chat: Chat, rows: list[Row]) -> list[list[int]]:
-    """Turn conversations that end before an assistant's answer into the token ids to continue."""
-    texts = [render(chat, row, prompt=True)[0] for row in rows]
-    return [encoding.ids for encoding in chat.tokenizer.encode_batch(texts, add_special_tokens=False)]
+def without_answer(row: Row) -> Row:
+    """Return a conversation without its last message, the answer: what the model is asked."""
+    return row | {"messages": row["messages"][:-1]}
+
+
+def encode_prompts(chat_tokenizer: ChatTokenizer, rows: list[Row]) -> list[list[int]]:
+    """Turn conversations that end before an assistant's answer into prompts: the token ids that a model continues."""
+    texts = [render(chat_tokenizer, row, prompt=True)[0] for row in rows]
+    return [encoding.ids for encoding in chat_tokenizer.tokenizer.encode_batch(texts, add_special_tokens=False)]
 
 
 def _mask(encoding: Encoding, text: str, spans: list[tuple[int, int]]) -> bytes:
@@ -127,13 +144,13 @@ def _mask(encoding: Encoding, text: str, spans: list[tuple[int, int]]) -> bytes:
     for start, end in spans:
         if start == end:
             continue
-        # Asks for three characters' tokens: to list every token's offsets costs more than all else here.
+        # Look up three characters: listing the offsets of every token takes longer than everything else here.
         first, after = encoding.char_to_token(start), encoding.char_to_token(end)
         following = None if after is None else encoding.token_to_chars(after)
         if after is None and end == len(text):
             after, following = size, (end, end)
         if first is None or after is None or following is None or following[0] < end:
-            # A character that no token stands for, or a token across the span's end.
+            # A character in no token, or a token across the end of the span.
             return _mask_by_offsets(encoding.offsets, spans)
         mask[first:after] = b"\1" * (after - first)
     return bytes(mask)

@@ -1,4 +1,4 @@
-"""Device: where a stage computes and in which dtype, decided once and said aloud."""
+"""Device: the torch device and dtype that a stage computes with, chosen in one place and printed by the stage."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,10 +15,10 @@ class Device(NamedTuple):
 
 
 def choose() -> Device:
-    """Take the GPU in bfloat16 when there is one, else the CPU in float32.
+    """Choose the GPU with bfloat16 if torch sees one, else the CPU with float32.
 
     Raises:
-        RuntimeError: a GPU without bfloat16; float16 would overflow silently in training, so it is never used.
+        RuntimeError: the GPU has no bfloat16. float16 is never used: it can overflow in training without an error.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Files: outputs that appear whole or not at all, JSON with one spelling, content hashes."""
+"""Files: outputs that are written completely or not at all, JSON with one format, content hashes."""
 
 import errno
 import hashlib
@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-# What makes a folder's tokenizer and chat template, in the spellings of the model hub.
+# The files of a tokenizer and its chat template, by their names on the Hugging Face Hub.
 CHAT_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
@@ -27,10 +27,10 @@ CHAT_FILES = (
 
 @contextmanager
 def fresh_folder(path: Path) -> Iterator[Path]:
-    """Give an empty sibling of `path` to fill; on success it becomes `path`, on any failure it vanishes.
+    """Yield an empty folder beside `path`; on success it replaces `path`, on any failure it is deleted.
 
-    Every file in it is made readable for group and world: safetensors files are written 0600, which other
-    users of a shared cache and of containers could not read.
+    Every file in it becomes readable for group and world: safetensors files are written with mode 0600, which other
+    users of a shared cache or a container cannot read.
 
     Raises:
         click.ClickException: `path` cannot be written.
@@ -54,7 +54,11 @@ def fresh_folder(path: Path) -> Iterator[Path]:
 
 
 def write_texts(texts: dict[Path, str]) -> None:
-    """Write several text files; none of them changes unless all of them could be written."""
+    """Write several text files: all of them, or none if one cannot be written.
+
+    Raises:
+        click.ClickException: a file cannot be written.
+    """
     written = []
     try:
         for path, text in texts.items():
@@ -76,17 +80,17 @@ def write_texts(texts: dict[Path, str]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as the one JSON text it has (sorted keys, two spaces, newline at the end), atomically."""
+    """Write `value` as JSON, as `dump_json` formats it."""
     write_texts({path: dump_json(value)})
 
 
 def dump_json(value: Any) -> str:
-    """Give the one JSON text of `value` that this project writes."""
+    """Format `value` as JSON: sorted keys, two spaces of indent, newline at the end. Same value, same bytes."""
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def dump_rows(rows: list[dict[str, Any]]) -> str:
-    """Give `rows` as JSON Lines."""
+    """Format `rows` as JSON Lines."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
@@ -107,7 +111,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         click.ClickException: the file is missing or empty.
     """
     require(path, "dvc repro")
-    # Not splitlines(): a text may hold U+2028, which is a line's end to Python and none to JSON.
+    # Not splitlines(): a text may hold U+2028, which ends a line in Python and does not in JSON.
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     if not rows:
         raise click.ClickException(f"{path}: no rows; more data or another preprocess.val_fraction is needed")
@@ -115,31 +119,31 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def require(path: Path, command: str) -> None:
-    """Fail with the command that makes `path` when it does not exist."""
+    """Fail when `path` does not exist, with the command that makes it."""
     if not path.exists():
         raise click.ClickException(f"{path}: no such file or folder; run `{command}` first")
 
 
 def sha256(path: Path) -> str:
-    """Hash one file's bytes."""
+    """Return the sha256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Map every file below `folder` (as a sorted, relative POSIX path) to its sha256."""
+    """Return the sha256 of every file below `folder`, by relative POSIX path, sorted."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     return {file.relative_to(folder).as_posix(): sha256(file) for file in files}
 
 
 def digest(folder: Path) -> str:
-    """Hash a folder: the sha256 of the list of its files and their hashes, in `sha256sum` format."""
+    """Return the hash of a folder: the sha256 of the list that `sha256sum` prints for its files, sorted."""
     lines = [f"{value}  {name}\n" for name, value in hashes(folder).items()]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def size_bytes(folder: Path) -> int:
-    """Add up the sizes of the weight files in `folder`."""
+    """Return the total size of the weight files (safetensors) in `folder`."""
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
@@ -148,7 +152,7 @@ def _named_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (None, errno.ENOENT):  # something that was to be read
+        if error.errno in (None, errno.ENOENT):  # an input that is missing, not an output
             raise
         raise click.ClickException(
             f"{path}: cannot be written ({error.strerror}); check the folder's owner and free space"

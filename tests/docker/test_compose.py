@@ -1,4 +1,4 @@
-"""Compose: what is configured for both profiles, and the one for machines without a GPU, for real."""
+"""docker/compose.yaml: the configuration of every profile, and the services of the one for machines without a GPU."""
 
 import json
 import os
@@ -20,6 +20,7 @@ SECRETS = {"API_KEY": "key", "ADMIN_EMAIL": "admin@localhost", "ADMIN_PASSWORD":
 PORTS = {"API_PORT": "18000", "WEBUI_PORT": "13000", "TENSORBOARD_PORT": "16006"}
 VLLM = "--served-model-name awq --load-format safetensors --disable-fastapi-docs --enforce-eager --max-model-len 256"
 Compose = Callable[..., "subprocess.CompletedProcess[str]"]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def compose(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Compose:
 
 
 @pytest.mark.parametrize("profile", ["cpu", "gpu", "tools"])
-def test_every_service_is_hardened_and_published_to_this_machine_alone(compose: Compose, profile: str) -> None:
+def test_every_service_is_hardened_and_published_only_to_this_machine(compose: Compose, profile: str) -> None:
     done = compose("config", "--format", "json", profile=profile)
     assert done.returncode == 0, done.stderr
     services: dict[str, Any] = json.loads(done.stdout)["services"]
@@ -56,18 +57,18 @@ def test_every_service_is_hardened_and_published_to_this_machine_alone(compose: 
         assert services["vllm"]["deploy"]["resources"]["reservations"]["devices"][0]["driver"] == "nvidia"
 
 
-@pytest.mark.parametrize("missing", SECRETS)
-def test_without_a_secret_nothing_starts(compose: Compose, missing: str) -> None:
-    done = compose("config", "--quiet", **{missing: ""})
+@pytest.mark.parametrize("secret", SECRETS)
+def test_without_a_secret_nothing_starts(compose: Compose, secret: str) -> None:
+    done = compose("config", "--quiet", **{secret: ""})
     assert done.returncode != 0
-    assert f"required variable {missing} is missing a value" in done.stderr
+    assert f"required variable {secret} is missing a value" in done.stderr
 
 
 @pytest.fixture(scope="module")
 def up(compose: Compose, awq: Path) -> Iterator[Compose]:
-    """The profile `cpu`, healthy, with an AWQ model; logs are kept short."""
+    """The profile `cpu`, healthy, with an AWQ model and short logs."""
     targets = ("trainer", "vllm", "open-webui", "proxy")
-    subprocess.run([sys.executable, ROOT / "docker" / "image.py", *targets], check=True, stdout=subprocess.PIPE)
+    subprocess.run([sys.executable, str(ROOT / "docker" / "image.py"), *targets], check=True, stdout=subprocess.PIPE)
     (ROOT / "logs").mkdir(exist_ok=True)
 
     def started(*words: str, profile: str = "cpu", **variables: str) -> "subprocess.CompletedProcess[str]":
@@ -89,8 +90,8 @@ def api() -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def page() -> Iterator[httpx.Client]:
-    """The page, signed in."""
+def webui() -> Iterator[httpx.Client]:
+    """The chat page, signed in."""
     with httpx.Client(base_url=f"http://127.0.0.1:{PORTS['WEBUI_PORT']}", timeout=60, trust_env=False) as client:
         words = {"email": SECRETS["ADMIN_EMAIL"], "password": SECRETS["ADMIN_PASSWORD"]}
         answer = client.post("/api/v1/auths/signin", json=words)
@@ -98,7 +99,7 @@ def page() -> Iterator[httpx.Client]:
         yield client
 
 
-def test_the_api_answers_to_the_key_and_shows_no_more_than_it_must(up: Compose, api: httpx.Client) -> None:
+def test_the_api_answers_to_the_key_and_only_on_the_named_paths(up: Compose, api: httpx.Client) -> None:
     wish = {"model": "awq", "messages": [{"role": "user", "content": "apple"}], "max_tokens": 4}
     assert api.post("/v1/chat/completions", json=wish).status_code == 401
     assert api.get("/metrics").status_code == 404
@@ -108,14 +109,14 @@ def test_the_api_answers_to_the_key_and_shows_no_more_than_it_must(up: Compose, 
     answer = api.post("/v1/chat/completions", json=wish)
     assert answer.json()["usage"]["completion_tokens"] >= 1
     wish = {"model": "awq", "prompt": "apple", "max_tokens": 4, "logprobs": 2, "prompt_logprobs": 0}
-    assert api.post("/v1/completions", json=wish).status_code == 200  # which must not need a compiler
+    assert api.post("/v1/completions", json=wish).status_code == 200  # it must not need a compiler
 
 
 @pytest.fixture
 def outside() -> Iterator[tuple[str, int]]:
-    """A listener on another machine: a network namespace with an address that this machine has a route to."""
+    """A listener on another machine: in a network namespace, with an address that this machine has a route to."""
     if os.getuid() != 0 or not shutil.which("ip"):
-        missing("needs root and iproute2, to make a machine outside")
+        missing("not root, or no iproute2: run `sudo .ci/engine make test ARGS=tests/docker/test_compose.py`")
     name, ours, theirs = "lockstep-outside", "198.18.7.1", "198.18.7.2"
     ip("netns", "add", name)
     try:
@@ -139,7 +140,7 @@ def ip(*words: str) -> None:
 
 def test_no_service_reaches_another_machine(up: Compose, outside: tuple[str, int], images: dict[str, str]) -> None:
     code = f"import socket; socket.create_connection({outside}, timeout=3)"
-    # An ordinary container does, so it is not for want of a way.
+    # An ordinary container reaches it, so there is a route.
     line = ["docker", "run", "--rm", images["trainer"], "python", "-c", code]
     deadline = time.monotonic() + 30
     while subprocess.run(line, capture_output=True).returncode:
@@ -150,22 +151,22 @@ def test_no_service_reaches_another_machine(up: Compose, outside: tuple[str, int
         assert "Network is unreachable" in done.stderr or "timed out" in done.stderr, service
 
 
-def test_a_restart_keeps_chats(up: Compose, page: httpx.Client) -> None:
-    assert "awq" in [model["id"] for model in page.get("/api/models").raise_for_status().json()["data"]]
-    made = page.post("/api/v1/chats/new", json={"chat": {"title": "kept", "messages": []}}).raise_for_status().json()
+def test_a_restart_keeps_chats(up: Compose, webui: httpx.Client) -> None:
+    assert "awq" in [model["id"] for model in webui.get("/api/models").raise_for_status().json()["data"]]
+    made = webui.post("/api/v1/chats/new", json={"chat": {"title": "kept", "messages": []}}).raise_for_status().json()
     assert up("rm", "--stop", "--force", "open-webui").returncode == 0
     done = up("up", "--detach", "--wait", "--wait-timeout", "600")
     assert done.returncode == 0, done.stderr
-    assert page.get(f"/api/v1/chats/{made['id']}").raise_for_status().json()["title"] == "kept"
+    assert webui.get(f"/api/v1/chats/{made['id']}").raise_for_status().json()["title"] == "kept"
 
 
-def test_logs_begin_anew_and_the_last_three_are_kept(up: Compose, api: httpx.Client) -> None:
+def test_a_full_log_is_rotated_and_the_last_three_are_kept(up: Compose, api: httpx.Client) -> None:
     container = up("ps", "--quiet", "vllm-cpu").stdout.strip()
     form = "{{.LogPath}}"
     shown = subprocess.run(["docker", "inspect", "--format", form, container], capture_output=True, text=True)
     log = Path(shown.stdout.strip())
     if not os.access(log.parent, os.R_OK):
-        pytest.skip(f"{log.parent}: only root may look")
+        pytest.skip("not root: run `sudo .ci/engine make test ARGS=tests/docker/test_compose.py`")
     for _ in range(60):
         api.get("/v1/models")
     files = sorted(log.parent.glob(f"{log.name}*"))
@@ -173,7 +174,7 @@ def test_logs_begin_anew_and_the_last_three_are_kept(up: Compose, api: httpx.Cli
     assert max(file.stat().st_size for file in files) < 4000
 
 
-def test_the_socket_proxy_answers_questions_and_takes_no_orders(up: Compose) -> None:
+def test_the_socket_proxy_answers_questions_and_refuses_changes(up: Compose) -> None:
     socket = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
     given = {"DOCKER_SOCKET": socket, "DOCKER_GID": str(Path(socket).stat().st_gid)}
     done = up("up", "--detach", "--wait", "socket-proxy", profile="logs", **given)

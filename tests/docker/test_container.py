@@ -1,4 +1,4 @@
-"""Container: what a stage may do there, and what of it is seen outside."""
+"""Stages in containers: their rights, their output, and signals."""
 
 import json
 import os
@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from needs import has_gpu
 from processes import until
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+pytestmark = pytest.mark.slow
 
 
 def facts(checkout: Path, stage: str) -> dict[str, Any]:
@@ -25,7 +27,9 @@ def facts(checkout: Path, stage: str) -> dict[str, Any]:
     return json.loads((checkout / "logs" / latest / stage / "runtime.json").read_text(encoding="utf-8"))
 
 
-def test_output_exit_code_and_figures_come_out(run: Run, checkout: Path, containers: Callable[[], list[str]]) -> None:
+def test_output_exit_code_and_figures_are_recorded(
+    run: Run, checkout: Path, containers: Callable[[], list[str]]
+) -> None:
     code = "import sys; block = bytearray(200_000_000); print(len(block)); sys.exit(7)"
     done = run("python", "-c", code)
     assert (done.returncode, done.stdout) == (7, "200000000\n")
@@ -37,13 +41,13 @@ def test_output_exit_code_and_figures_come_out(run: Run, checkout: Path, contain
     assert containers() == []
 
 
-def test_what_is_not_there_is_one_line(run: Run) -> None:
+def test_an_unknown_program_is_one_line(run: Run) -> None:
     done = run("no-such-program")
     assert done.returncode == 1
     assert done.stdout == "docker/run: no-such-program: No such file or directory\n"
 
 
-def test_it_sees_no_network(run: Run) -> None:
+def test_it_has_no_network(run: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         code = (
@@ -61,12 +65,12 @@ def test_it_sees_no_network(run: Run) -> None:
             "Network is unreachable",
             "unknown",
         ]
-        # And base, which may fetch a model, reaches what this machine reaches.
+        # base may download a model, so it reaches what this machine reaches.
         one = f"import socket; socket.create_connection(('127.0.0.1', {port}), timeout=5); print('connected')"
         assert run("python", "-c", one, stage="base").stdout == "connected\n"
 
 
-def test_it_writes_to_the_checkout_and_to_tmp_alone(run: Run, checkout: Path) -> None:
+def test_it_writes_only_to_the_checkout_and_to_tmp(run: Run, checkout: Path) -> None:
     code = (
         "import pathlib\n"
         "for folder in ('/', '/etc', '/opt/lockstep', '/usr/bin', '/tmp', '/dev/shm', '.'):\n"
@@ -89,7 +93,7 @@ def test_it_writes_to_the_checkout_and_to_tmp_alone(run: Run, checkout: Path) ->
 
 @pytest.fixture
 def open_folder(checkout: Path) -> Iterator[Path]:
-    """The checkout as another user's, where that user may look."""
+    """The checkout with another owner, in a folder that this user may read."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name, "checkout")
         shutil.copytree(checkout, folder)
@@ -98,8 +102,10 @@ def open_folder(checkout: Path) -> Iterator[Path]:
         yield folder
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root may become another user")
-def test_another_users_files_stay_that_users(open_folder: Path, environment: dict[str, str]) -> None:
+@pytest.mark.skipif(
+    os.getuid() != 0, reason="only root may become another user: run `sudo .ci/engine make test ARGS=tests/docker`"
+)
+def test_files_of_another_user_keep_their_owner(open_folder: Path, environment: dict[str, str]) -> None:
     socket = Path(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://"))
     command = ["docker/run", "--name", "train", "sh", "-c", "id -u; id -g; mkdir made; touch made/file"]
     done = subprocess.run(
@@ -117,7 +123,7 @@ def test_another_users_files_stay_that_users(open_folder: Path, environment: dic
     subprocess.run(["rm", "-r", open_folder / "made"], user=12345, group=12345, extra_groups=[], check=True)
 
 
-def test_it_has_no_capability_and_can_get_none(run: Run) -> None:
+def test_it_has_no_capability_and_cannot_get_one(run: Run) -> None:
     shown = run("cat", "/proc/self/status").stdout
     found = dict(re.findall(r"^(Cap\w+|NoNewPrivs|Uid):\t(\w+)", shown, re.MULTILINE))
     assert {value for key, value in found.items() if key.startswith("Cap")} == {"0" * 16}
@@ -132,9 +138,9 @@ def test_shared_memory_and_the_memory_limit_are_settings(run: Run) -> None:
     assert hungry.returncode == 128 + signal.SIGKILL
 
 
-def test_gpus_are_asked_for(run: Run) -> None:
-    """An engine without GPUs says that it was asked for some."""
-    if Path("/dev/nvidiactl").exists():
+def test_gpus_are_requested(run: Run) -> None:
+    """An engine without GPUs reports that GPUs were requested."""
+    if has_gpu():
         assert "NVIDIA" in run("nvidia-smi").stdout
         return
     for wanted in ("all", "device=0,1"):
@@ -145,7 +151,7 @@ def test_gpus_are_asked_for(run: Run) -> None:
     assert run("true", GPUS="none").returncode == 0
 
 
-def test_the_tools_run_there_too(run: Run, checkout: Path, environment: dict[str, str]) -> None:
+def test_tools_run_in_containers_too(run: Run, checkout: Path, environment: dict[str, str]) -> None:
     shutil.copytree(Path(__file__).parents[2] / "tools", checkout / "tools")
     command = ["docker/run", "--no-log", "python", "-m", "tools.runtime", "--json"]
     done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
@@ -155,7 +161,7 @@ def test_the_tools_run_there_too(run: Run, checkout: Path, environment: dict[str
     assert (shown["cpu_kernels"]["value"], shown["threads"]["value"]) == ("AVX2", 2)
 
 
-def test_secrets_and_the_hub_are_for_base_alone(run: Run, tmp_path: Path) -> None:
+def test_only_base_gets_secrets_and_the_hub(run: Run, tmp_path: Path) -> None:
     cache = tmp_path / "hub"
     cache.mkdir()
     given = {
@@ -184,32 +190,32 @@ def test_a_signal_reaches_the_stage_once(
 ) -> None:
     code = (
         "import signal, sys, time\n"
-        f"signal.signal({number.value}, lambda *_: print('asked', flush=True))\n"
+        f"signal.signal({number.value}, lambda *_: print('received', flush=True))\n"
         "print('ready', flush=True)\n"
         "time.sleep(3); sys.exit(5)"
     )
-    command = [checkout / "docker" / "run", "--name", "train", "python", "-c", code]
+    command = [str(checkout / "docker" / "run"), "--name", "train", "python", "-c", code]
     process = subprocess.Popen(command, cwd=checkout, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout
     assert process.stdout.readline() == "ready\n"
     assert containers() == [f"lockstep-train-{process.pid}"]
     process.send_signal(number)
-    assert process.communicate(timeout=60)[0] == "asked\n"
+    assert process.communicate(timeout=60)[0] == "received\n"
     assert process.returncode == 5
 
 
 def test_on_a_terminal_it_has_one_and_ctrl_c_reaches_it_once(checkout: Path, environment: dict[str, str]) -> None:
     code = (
         "import os, signal, sys, time\n"
-        "signal.signal(signal.SIGINT, lambda *_: print('asked', flush=True))\n"
+        "signal.signal(signal.SIGINT, lambda *_: print('received', flush=True))\n"
         "print(sys.stdout.isatty(), flush=True)\n"
         "time.sleep(3); sys.exit(5)"
     )
-    command = [checkout / "docker" / "run", "--name", "train", "python", "-c", code]
+    command = [str(checkout / "docker" / "run"), "--name", "train", "python", "-c", code]
     child, terminal = pty.fork()
     if not child:
         os.chdir(checkout)
-        os.execve(command[0], [str(part) for part in command], environment)
+        os.execve(command[0], command, environment)
     shown = b""
     while b"True" not in shown:
         shown += os.read(terminal, 1000)
@@ -219,14 +225,14 @@ def test_on_a_terminal_it_has_one_and_ctrl_c_reaches_it_once(checkout: Path, env
             shown += chunk
     except OSError:  # closed
         pass
-    assert shown.count(b"asked") == 1
+    assert shown.count(b"received") == 1
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5
 
 
 def test_a_signal_at_any_moment_of_the_start_leaves_no_container(
     checkout: Path, environment: dict[str, str], containers: Callable[[], list[str]]
 ) -> None:
-    command = [checkout / "docker" / "run", "--name", "train", "sleep", "60"]
+    command = [str(checkout / "docker" / "run"), "--name", "train", "sleep", "60"]
     for wait in (0.1, 0.2, 0.3, 0.4, 0.5):
         process = subprocess.Popen(command, cwd=checkout, env=environment)
         time.sleep(wait)
@@ -236,12 +242,12 @@ def test_a_signal_at_any_moment_of_the_start_leaves_no_container(
     assert containers() == []
 
 
-def test_none_outlives_the_launcher(
+def test_no_container_outlives_the_launcher(
     checkout: Path, environment: dict[str, str], containers: Callable[[], list[str]]
 ) -> None:
-    command = [checkout / "docker" / "run", "--name", "train", "sleep", "600"]
+    command = [str(checkout / "docker" / "run"), "--name", "train", "sleep", "600"]
     process = subprocess.Popen(command, cwd=checkout, env=environment)
-    until(lambda: list(checkout.glob("logs/*/train/.ready")))  # killed before, docs/containers.md names what is left
+    until(lambda: list(checkout.glob("logs/*/train/.ready")))  # an earlier kill leaves one behind: docs/containers.md
     process.kill()
     process.wait()
     until(lambda: not containers())

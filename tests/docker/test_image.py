@@ -1,4 +1,4 @@
-"""Image: found by the hash of what it is made of, built when missing, and holding no more than it should."""
+"""Images: found by the hash of their inputs, built when missing, and without anything that they should not hold."""
 
 import json
 import shutil
@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from needs import missing
+from needs import has_gpu, missing
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+pytestmark = pytest.mark.slow
 
 
 def find(
@@ -29,16 +30,16 @@ def config(image: str) -> dict[str, Any]:
 def test_a_change_in_stages_needs_no_other_image(
     checkout: Path, environment: dict[str, str], images: dict[str, str]
 ) -> None:
-    (checkout / "stages" / "train.py").write_text("print('another')", encoding="utf-8")
+    (checkout / "stages" / "train" / "model.py").write_text("print('another')", encoding="utf-8")
     (checkout / "requirements" / "dev.txt").write_text("other==1", encoding="utf-8")
     done = find(checkout, environment)
     assert (done.stdout, done.stderr) == (images["trainer"] + "\n", "")
 
 
-def test_another_lock_another_base_and_other_groups_need_another(
+def test_another_lock_another_dockerfile_and_other_groups_need_another(
     checkout: Path, environment: dict[str, str], images: dict[str, str]
 ) -> None:
-    """What cannot be built says so in a line, with the name under which it was looked for."""
+    """An image that cannot be built is one line, with the name that it would have."""
     changes = {
         "requirements/pipeline.txt": "torch==0.0.1\n",
         "docker/Dockerfile": "FROM none\n",
@@ -57,10 +58,10 @@ def test_another_lock_another_base_and_other_groups_need_another(
     assert len(names) == len(changes) + 1
 
 
-def test_a_registry_without_it_is_no_obstacle(
+def test_an_image_that_the_registry_lacks_is_built(
     checkout: Path, environment: dict[str, str], images: dict[str, str]
 ) -> None:
-    """It is built then, of the layers that are there."""
+    """From the layers that the engine has."""
     name, aside = images["trainer"], "lockstep-test-aside"
     subprocess.run(["docker", "tag", name, aside], check=True)
     subprocess.run(["docker", "image", "rm", name], check=True, capture_output=True)
@@ -76,7 +77,7 @@ def test_a_registry_without_it_is_no_obstacle(
 def registry(tmp_path: Path) -> Iterator[str]:
     """The address of a registry on the loopback interface."""
     if not shutil.which("docker-registry"):
-        missing("needs Debian's docker-registry, which .ci/engine installs")
+        missing("registry")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     settings = {
@@ -85,14 +86,16 @@ def registry(tmp_path: Path) -> Iterator[str]:
         "http": {"addr": address},
     }
     (tmp_path / "registry.yml").write_text(json.dumps(settings), encoding="utf-8")
-    command = ["docker-registry", "serve", tmp_path / "registry.yml"]
+    command = ["docker-registry", "serve", str(tmp_path / "registry.yml")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     yield f"{address}/team"
     process.kill()
     process.wait()
 
 
-def test_one_that_a_registry_has_is_not_built(checkout: Path, environment: dict[str, str], registry: str) -> None:
+def test_an_image_that_the_registry_has_is_not_built(
+    checkout: Path, environment: dict[str, str], registry: str
+) -> None:
     name = find(checkout, environment, "proxy").stdout.strip()
     there = f"{registry}/{name}"
     subprocess.run(["docker", "tag", name, there], check=True)
@@ -114,7 +117,7 @@ def test_it_holds_no_root_no_compiler_and_no_installer(run: Run, images: dict[st
         assert config(image)["Config"]["User"] == "1000:1000", target
 
 
-def test_its_labels_say_what_it_is_made_of(checkout: Path, images: dict[str, str]) -> None:
+def test_its_labels_name_commit_and_lock(checkout: Path, images: dict[str, str]) -> None:
     lock = subprocess.run(["sha256sum", checkout / "requirements" / "pipeline.txt"], capture_output=True, text=True)
     for image in images.values():
         labels = config(image)["Config"]["Labels"]
@@ -122,7 +125,7 @@ def test_its_labels_say_what_it_is_made_of(checkout: Path, images: dict[str, str
         assert labels["lockstep.lock"] == lock.stdout.split()[0]
 
 
-def test_no_secret_and_no_address_stays_in_it(images: dict[str, str]) -> None:
+def test_it_keeps_no_secret_and_no_address(images: dict[str, str]) -> None:
     for image in images.values():
         history = subprocess.run(
             ["docker", "history", "--no-trunc", image], capture_output=True, text=True, check=True
@@ -132,7 +135,7 @@ def test_no_secret_and_no_address_stays_in_it(images: dict[str, str]) -> None:
         assert "PIP_INDEX_URL=" not in history.stdout
 
 
-def test_llm_compressor_is_in_awq_alone_and_versions_are_the_locks(
+def test_only_awq_has_llm_compressor_and_versions_are_the_locks(
     run: Run, checkout: Path, images: dict[str, str]
 ) -> None:
     lines = (checkout / "requirements" / "pipeline.txt").read_text(encoding="utf-8").splitlines()
@@ -152,7 +155,7 @@ def test_llm_compressor_is_in_awq_alone_and_versions_are_the_locks(
 
 
 def test_trainer_is_at_most_two_and_a_half_gigabytes(images: dict[str, str]) -> None:
-    """On a plain base with PyTorch's CPU build; CUDA's libraries take more."""
-    if Path("/dev/nvidiactl").exists():
-        pytest.skip("on a GPU machine the image holds CUDA's libraries")
+    """On a plain base with PyTorch's CPU build; CUDA's libraries need more."""
+    if has_gpu():
+        pytest.skip("the image holds CUDA's libraries: run `make test ARGS=tests/docker` on a machine without a GPU")
     assert config(images["trainer"])["Size"] < 2.5e9

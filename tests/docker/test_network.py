@@ -1,4 +1,4 @@
-"""Network: base fetches a model through a company's proxy and from a hub with a private certificate."""
+"""Corporate networks: base downloads a model through a proxy, from a hub with a private certificate."""
 
 import contextlib
 import shutil
@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_params
 from hub import COMMIT, Hub
+from stage_runs import write_params
 
 from stages.common import files
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+pytestmark = pytest.mark.slow
 
 
 class Proxy(ThreadingHTTPServer):
-    """A proxy that only knows CONNECT; `asked` lists where to."""
+    """A proxy that only knows CONNECT; `asked` lists the requested hosts."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Tunnel)
@@ -43,7 +44,7 @@ class Tunnel(BaseHTTPRequestHandler):
 
     @staticmethod
     def copy(one: socket.socket, other: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # either side may hang up first
+        with contextlib.suppress(OSError):  # either side may close first
             while chunk := one.recv(65536):
                 other.sendall(chunk)
             other.shutdown(socket.SHUT_WR)
@@ -54,7 +55,7 @@ class Tunnel(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for hub.internal that nobody knows, and its key."""
+    """A certificate for hub.internal that no CA signed, and its key."""
     folder = tmp_path_factory.mktemp("certificate")
     line = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=hub.internal"
     names = ["-addext", "subjectAltName=DNS:hub.internal", "-out", "ca.pem", "-keyout", "key.pem"]
@@ -84,7 +85,7 @@ def proxy() -> Iterator[Proxy]:
         server.shutdown()
 
 
-def test_base_goes_through_the_proxy_and_trusts_whom_it_is_told_to(
+def test_base_uses_the_proxy_and_trusts_the_given_certificate(
     run: Run, checkout: Path, secure_hub: Hub, proxy: Proxy, certificate: tuple[Path, Path]
 ) -> None:
     write_params(checkout, {"base.source": "hub", "base.id": "lockstep/model", "base.revision": COMMIT})

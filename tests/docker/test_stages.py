@@ -1,4 +1,4 @@
-"""Stages in containers: the bytes that they have outside, and a training that is killed goes on."""
+"""Stages in containers: the same bytes as outside, and a killed training resumes."""
 
 import contextlib
 import os
@@ -11,22 +11,23 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from conftest import write_params
 from processes import until
+from stage_runs import write_params
 
 from stages.common import files
 from tools import stop
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+pytestmark = pytest.mark.slow
 CHANGES = {"train.sft.num_train_epochs": 6, "train.machine.save_steps": 3}
 
 
 def outs(folder: Path) -> dict[str, str]:
-    """Hash everything that a training writes."""
+    """Hash everything that the train stage writes."""
     return files.hashes(folder / "models" / "adapter") | files.hashes(folder / "metrics")
 
 
-def test_every_stage_gives_the_bytes_that_it_gives_outside(
+def test_every_stage_writes_the_same_bytes_as_outside(
     run: Run, checkout: Path, workspace: Path, compared: Path
 ) -> None:
     shutil.copyfile(workspace / "params.yaml", checkout / "params.yaml")
@@ -44,13 +45,13 @@ def test_every_stage_gives_the_bytes_that_it_gives_outside(
 
 
 def newest(folder: Path) -> int:
-    """Give the step of the newest checkpoint, 0 for none."""
+    """Return the step of the newest checkpoint, 0 for none."""
     return max((int(path.name[11:]) for path in folder.glob(".scratch/train/*/checkpoint-*[0-9]")), default=0)
 
 
 @pytest.fixture
 def ready(checkout: Path, base: Path, prepared: Path) -> Path:
-    """The checkout, before its training."""
+    """The checkout, ready to train."""
     write_params(checkout, CHANGES)
     shutil.copytree(base, checkout / "models" / "base")
     shutil.copytree(prepared, checkout / "data" / "prepared")
@@ -59,11 +60,11 @@ def ready(checkout: Path, base: Path, prepared: Path) -> Path:
 
 @pytest.fixture
 def start(ready: Path, environment: dict[str, str]) -> Iterator[Callable[[], "subprocess.Popen[bytes]"]]:
-    """Start the training in a process group of its own; what still runs at the end of a test is killed."""
+    """Start the train stage in a process group of its own; it is killed at the end of the test."""
     started = []
 
     def start() -> "subprocess.Popen[bytes]":
-        command = [ready / "docker" / "run", "python", "-m", "stages.train"]
+        command = [str(ready / "docker" / "run"), "python", "-m", "stages.train"]
         with (ready / "log.txt").open("ab") as log:
             process = subprocess.Popen(
                 command, cwd=ready, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -87,7 +88,7 @@ def sigterm(process: int, folder: Path) -> None:
 
 def make_stop(process: int, folder: Path) -> None:
     with contextlib.chdir(folder):
-        assert CliRunner().invoke(stop.main, []).output.startswith(f"stopping train (process {process})")
+        assert f"process {process}" in CliRunner().invoke(stop.main, []).output
 
 
 def docker_kill(process: int, folder: Path) -> None:
@@ -98,14 +99,14 @@ def kill_the_launcher(process: int, folder: Path) -> None:
     os.kill(process, signal.SIGKILL)
 
 
-def test_a_training_that_is_ended_in_any_way_goes_on_and_gives_the_same_bytes(
+def test_a_training_that_ends_in_any_way_resumes_and_gives_the_same_bytes(
     ready: Path,
     start: Callable[[], "subprocess.Popen[bytes]"],
     containers: Callable[[], list[str]],
     tmp_path: Path,
 ) -> None:
     assert start().wait() == 0, (ready / "log.txt").read_text(encoding="utf-8")
-    whole = outs(ready)
+    undisturbed = outs(ready)
     shutil.rmtree(ready / "metrics")
     for end in (docker_kill, ctrl_c, kill_the_launcher, sigterm, make_stop):
         before, process = newest(ready), start()
@@ -116,8 +117,8 @@ def test_a_training_that_is_ended_in_any_way_goes_on_and_gives_the_same_bytes(
         assert process.wait(timeout=60) != 0
         until(lambda: not containers())
     assert start().wait() == 0
-    assert (ready / "log.txt").read_text(encoding="utf-8").count("going on after step") == 5
-    assert outs(ready) == whole
+    assert (ready / "log.txt").read_text(encoding="utf-8").count("resuming from step") == 5
+    assert outs(ready) == undisturbed
 
 
 def test_two_trainings_of_one_checkout_never_run_at_once(
@@ -131,11 +132,11 @@ def test_two_trainings_of_one_checkout_never_run_at_once(
     assert sorted([first.wait(), second.wait()]) == [0, 1]
     winner = second if first.returncode else first
     message = (ready / "log.txt").read_text(encoding="utf-8")
-    assert f"on lockstep-train-{winner.pid}, which trains in {ready}" in message
-    assert "end it with `make stop`" in message
+    assert f"lockstep-train-{winner.pid}" in message
+    assert "`make stop`" in message
 
 
-def test_make_stop_ends_a_container_that_nothing_waits_for(
+def test_make_stop_ends_a_container_without_a_launcher(
     checkout: Path, images: dict[str, str], containers: Callable[[], list[str]]
 ) -> None:
     line = ["docker", "run", "--detach", "--rm", "--init", "--name", "lockstep-train-0", "--network", "none"]
@@ -144,5 +145,5 @@ def test_make_stop_ends_a_container_that_nothing_waits_for(
     assert containers() == ["lockstep-train-0"]
     with contextlib.chdir(checkout):
         result = CliRunner().invoke(stop.main, [])
-    assert result.output == "stopping the container lockstep-train-0, which no stage here waits for\n"
+    assert "lockstep-train-0" in result.output
     until(lambda: not containers())

@@ -1,4 +1,4 @@
-"""On a GPU: the same bytes twice, four-bit training through to the merge, packed rows apart, faster kernels."""
+"""Training on a GPU: two runs give the same bytes, QLoRA up to the merge, faster kernels. Skipped without a GPU."""
 
 import importlib.util
 import json
@@ -10,27 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from needs import missing
+from stage_runs import ROOT
 
-from stages import merge
 from stages.common import device, files
+from stages.merge import __main__ as merge
 
-ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True, scope="module")
-def gpu() -> device.Device:
-    """Give the GPU, or skip."""
-    place = device.choose()
-    if place.name != "cuda":
-        pytest.skip(f"needs an NVIDIA GPU: {place.reason}")
-    return place
+def gpu() -> None:
+    """Skip where there is no GPU."""
+    hardware = device.choose()
+    if hardware.name != "cuda":
+        missing("gpu")
 
 
 @pytest.fixture
-def learn(params: Callable[..., Path], prepared: Path, base: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Train in a process of its own, with other params, into a folder of its own, and give that."""
+def train(params: Callable[..., Path], prepared: Path, base: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Train in a process of its own, with changed params, and return the folder of its outputs."""
 
-    def learn(changes: dict[str, Any], name: str = "one") -> Path:
+    def train(changes: dict[str, Any], name: str = "one") -> Path:
         file, folder = params(changes), tmp_path / name
         paths = {
             "--params": file,
@@ -48,7 +49,7 @@ def learn(params: Callable[..., Path], prepared: Path, base: Path, tmp_path: Pat
         assert done.returncode == 0, done.stdout + done.stderr
         return folder
 
-    return learn
+    return train
 
 
 @pytest.mark.parametrize(
@@ -61,16 +62,17 @@ def learn(params: Callable[..., Path], prepared: Path, base: Path, tmp_path: Pat
     ],
     ids=["lora", "packed", "gradient_checkpointing", "full"],
 )
-def test_two_runs_on_one_gpu_give_the_same_bytes(learn: Callable[..., Path], changes: dict[str, Any]) -> None:
-    one, two = (files.hashes(learn(changes, name)) for name in ("one", "two"))
+def test_two_runs_on_one_gpu_give_the_same_bytes(train: Callable[..., Path], changes: dict[str, Any]) -> None:
+    one, two = (files.hashes(train(changes, name)) for name in ("one", "two"))
     assert one == two
 
 
-@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
-def test_four_bits_train_and_merge_into_the_unquantised_base(
-    learn: Callable[..., Path], succeed: Callable[..., str], base: Path, prepared: Path, tmp_path: Path
+def test_qlora_trains_and_merges_into_the_unquantised_base(
+    train: Callable[..., Path], succeed: Callable[..., str], base: Path, prepared: Path, tmp_path: Path
 ) -> None:
-    folder = learn({"train.method": "qlora"})
+    if importlib.util.find_spec("bitsandbytes") is None:
+        missing("kernels")
+    folder = train({"train.method": "qlora"})
     out = tmp_path / "merged"
     succeed(
         merge.main,
@@ -88,9 +90,11 @@ def test_four_bits_train_and_merge_into_the_unquantised_base(
         ("liger_kernel", {"train.sft.use_liger_kernel": True}),
     ],
 )
-def test_faster_kernels_learn_alike(learn: Callable[..., Path], package: str, changes: dict[str, Any]) -> None:
+def test_faster_kernels_reach_the_same_loss(
+    train: Callable[..., Path], package: str, changes: dict[str, Any]
+) -> None:
     if importlib.util.find_spec(package) is None:
-        pytest.skip(f"{package} is not installed")
-    plain, fast = (learn(given, name) for given, name in (({}, "plain"), (changes, "fast")))
+        missing("kernels")
+    plain, fast = (train(chosen, name) for chosen, name in (({}, "plain"), (changes, "fast")))
     one, two = (json.loads((folder / "train.json").read_text(encoding="utf-8")) for folder in (plain, fast))
     assert two["eval_loss"] == pytest.approx(one["eval_loss"], rel=0.02)

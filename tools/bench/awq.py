@@ -1,8 +1,8 @@
-"""Measure the memory that awq takes on the host, against the model that it quantises, and its time.
+"""Measure the time and the host memory that awq needs, and compare the memory with the model's size.
 
-A Qwen2 of random weights is quantised with the repository's params on a few rows, in a process of its own. What
-that process holds at its peak, beyond what the libraries take, is shown as a multiple of the model's bytes in the
-dtype of computing; on a GPU, the peak there too. Run it with `make bench`, or with `docker/run --no-log python -m
+A Qwen2 with random weights is quantised with the repository's params on a few rows, in a process of its own. Its peak
+memory, without that of the libraries, is shown as a multiple of the model's bytes in the dtype of the computation.
+With a GPU, the peak of its memory is shown too. Run it with `make bench`, or with `docker/run --no-log python -m
 tools.bench.awq`.
 """
 
@@ -16,19 +16,24 @@ from typing import Any
 
 import click
 
-from stages.common import device, settings, tokens
+from stages.common import device, tokens
+from stages.common.params import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 VOCABULARY = 32_000
-# Runs the stage, or only imports what it needs, and prints what that took. VmHWM is this process's own peak on Linux;
-# what getrusage says counts the process that started it, too.
+# Runs the stage, or only imports its libraries, and prints seconds and peak memory. VmHWM is this process's own peak
+# on Linux; getrusage also counts the process that started it.
 CHILD = """
-import json, sys, time
+import json, runpy, sys, time
 import llmcompressor, torch, transformers
-from stages import awq
+import stages.awq.calibration, stages.awq.model, stages.awq.schemes, stages.awq.verify
 start = time.monotonic()
 if sys.argv[1:]:
-    awq.main(sys.argv[1:], standalone_mode=False)
+    try:
+        runpy.run_module("stages.awq", run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            raise
 used = {"seconds": time.monotonic() - start}
 used["host"] = 1024 * int(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0])
 used["gpu"] = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
@@ -56,14 +61,14 @@ def main(hidden: int, layers: int, rows: int, length: int) -> None:
         alone, used = run([]), run(options)
     size = weights * device.choose().dtype.itemsize / 1e9
     click.echo(f"{weights / 1e6:.0f} million weights, {size:.2f} GB in memory; {rows} rows of {length} tokens")
-    click.echo(f"{used['seconds']} s; host memory at its peak {used['host']} GB, of it {alone['host']} GB libraries")
-    click.echo(f"host memory beyond the libraries: {(used['host'] - alone['host']) / size:.2f} times the model")
+    click.echo(f"{used['seconds']} s; peak of host memory {used['host']} GB, of which libraries {alone['host']} GB")
+    click.echo(f"host memory without the libraries: {(used['host'] - alone['host']) / size:.2f} times the model")
     if used["gpu"]:
-        click.echo(f"GPU memory at its peak: {used['gpu']} GB, {used['gpu'] / size:.2f} times the model")
+        click.echo(f"peak of GPU memory: {used['gpu']} GB, {used['gpu'] / size:.2f} times the model")
 
 
 def run(options: list[str]) -> dict[str, Any]:
-    """Run the stage in a new process, and give its seconds, and its peaks on the host and on the GPU in GB."""
+    """Run the stage in a new process, and return its seconds and its peaks in GB on the host and on the GPU."""
     command = [sys.executable, "-c", CHILD, *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
@@ -72,7 +77,7 @@ def run(options: list[str]) -> dict[str, Any]:
 
 
 def make_workspace(folder: Path, hidden: int, layers: int, rows: int, length: int) -> int:
-    """Write a model of random weights, rows of random tokens and params, and give the number of weights."""
+    """Write a model with random weights, rows of random tokens and params, and return the number of weights."""
     import pyarrow as pa
     import torch
     from ruamel.yaml import YAML
@@ -90,7 +95,7 @@ def make_workspace(folder: Path, hidden: int, layers: int, rows: int, length: in
     masks = [[0] * (length // 2) + [1] * (length - length // 2) for _ in range(rows)]
     with pa.ipc.new_stream(str(folder / "rows.arrow"), tokens.SCHEMA) as out:
         out.write_batch(pa.record_batch([ids, masks], schema=tokens.SCHEMA))
-    params = settings.read_yaml(ROOT / "params.yaml")
+    params = read_yaml(ROOT / "params.yaml")
     params["awq"]["samples"] = rows
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         YAML(typ="safe", pure=True).dump(params, file)

@@ -1,7 +1,7 @@
-"""Time eval's scores and merge's KL against one answer after the other, the way a first script would ask.
+"""Measure how many rows per second eval and merge score in batches, compared with one answer after the other.
 
-All three on the merged model and the val rows of this checkout, with the params' batch sizes, in rounds, loading left
-out. Run it with `make bench`, or with `docker/run --no-log python -m tools.bench.eval`.
+It takes the merged model and the val rows of this checkout, and the batch sizes of params.yaml. The time to load the
+model does not count. Run it with `make bench`, or with `docker/run --no-log python -m tools.bench.eval`.
 """
 
 import statistics
@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stages.common import answers, chat, files, hf, settings, tokens
-from stages.eval import EvalParams
-from stages.merge import MergeParams, load
+from stages.common import chat, files, tokens
+from stages.common.params import load_params
+from stages.eval import transformers_backend
+from stages.eval.params import EvalParams
+from stages.merge.agreement import load
+from stages.merge.params import MergeParams
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,54 +27,59 @@ MODELS, PREPARED = Path("models"), Path("data/prepared")
 
 
 @click.command(help=__doc__)
-@click.option("--rounds", default=3, show_default=True, help="The medians are shown, of ratios those of each round.")
+@click.option("--rounds", default=3, show_default=True, help="Each figure is the median of so many rounds.")
 def main(rounds: int) -> None:
-    from stages.common import agreement, device
+    from stages.common import device
+    from stages.merge import agreement
 
-    config = settings.load(Path("params.yaml"), "eval", EvalParams)
-    merge = settings.load(Path("params.yaml"), "merge", MergeParams)
+    config = load_params(Path("params.yaml"), "eval", EvalParams)
+    merge = load_params(Path("params.yaml"), "merge", MergeParams)
     files.require(MODELS / "merged", "dvc repro")
-    speaker = chat.load(MODELS / "merged")
-    rows, encoded = files.read_rows(PREPARED / "val.jsonl"), tokens.read(PREPARED / "val.arrow", config.rows)
-    asked = [answers.question(row) for row in rows[: config.rows] if "messages" in row]
-    prompts = chat.encode_prompts(speaker, asked)
+    chat_tokenizer = chat.load(MODELS / "merged")
+    rows = files.read_rows(PREPARED / "val.jsonl")[: config.rows]
+    encoded = tokens.read(PREPARED / "val.arrow", config.rows)
+    prompts = chat.encode_prompts(chat_tokenizer, [chat.without_answer(row) for row in rows if "messages" in row])
     reference = load(MODELS / "base", device.choose(), MODELS / "adapter")
-    with hf.load(MODELS / "merged", speaker, config.seed) as network, tempfile.TemporaryDirectory() as name:
+    loading = transformers_backend.load(MODELS / "merged", chat_tokenizer, config.seed)
+    with loading as model, tempfile.TemporaryDirectory() as name:
 
         def score() -> int:
-            hf.losses(network, encoded, config.batch_size)
-            hf.answers(network, prompts, speaker, config.batch_size, config.max_new_tokens)
+            transformers_backend.losses(model, encoded, config.batch_size)
+            transformers_backend.generate(model, prompts, chat_tokenizer, config.batch_size, config.max_new_tokens)
             return len(prompts)
 
         def compare() -> int:
             compared = encoded[: merge.rows]
-            agreement.compare(lambda: reference, lambda: network, compared, merge.batch_size, Path(name))
+            agreement.compare(lambda: reference, lambda: model, compared, merge.batch_size, Path(name))
             return len(compared)
 
-        def ask() -> int:
-            return one_by_one(network, prompts, config.max_new_tokens)
+        def one_by_one() -> int:
+            return generate_singly(model, prompts, config.max_new_tokens)
 
-        found = [[pace(way) for way in (score, compare, ask)] for _ in range(rounds + 1)][1:]  # the first warms up
+        works = (score, compare, one_by_one)
+        speeds = [[rows_per_second(work) for work in works] for _ in range(rounds + 1)][
+            1:
+        ]  # the first round warms up
     for place, label in enumerate(("eval: loss and answer", "merge: KL", "one answer after the other")):
-        click.echo(f"{label:26}  {statistics.median(paces[place] for paces in found):7.1f} rows/s")
+        click.echo(f"{label:26}  {statistics.median(speed[place] for speed in speeds):7.1f} rows/s")
     for place, label in enumerate(("eval", "KL")):
-        ratio = statistics.median(paces[place] / paces[-1] for paces in found)
+        ratio = statistics.median(speed[place] / speed[-1] for speed in speeds)
         click.echo(f"{label} / one after the other: {ratio:.1f} (at least 2)")
 
 
-def pace(work: Callable[[], int]) -> float:
-    """Give the rows per second of work that says how many it did."""
+def rows_per_second(work: Callable[[], int]) -> float:
+    """Time `work`, which returns its number of rows."""
     start = time.monotonic()
     return work() / (time.monotonic() - start)
 
 
-def one_by_one(network: "PreTrainedModel", prompts: list[list[int]], max_new_tokens: int) -> int:
-    """Continue each prompt greedily, alone."""
+def generate_singly(model: "PreTrainedModel", prompts: list[list[int]], max_new_tokens: int) -> int:
+    """Continue each prompt greedily, in a batch of its own, and return the number of prompts."""
     import torch
 
     for prompt in prompts:
         with torch.inference_mode():
-            network.generate(input_ids=torch.tensor([prompt]).to(network.device), max_new_tokens=max_new_tokens)
+            model.generate(input_ids=torch.tensor([prompt]).to(model.device), max_new_tokens=max_new_tokens)
     return len(prompts)
 
 

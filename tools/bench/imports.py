@@ -1,7 +1,7 @@
-"""Time what each stage imports, and how long train needs to its first step, against the libraries' own imports.
+"""Measure the imports of each stage, and train up to its first step, beside the imports of their libraries alone.
 
-CPU seconds, each in a process of its own, with nothing else in it. Run it with `make bench`, or with `docker/run
---no-log python -m tools.bench.imports`.
+CPU seconds, each measured in a process of its own. Run it with `make bench`, or with `docker/run --no-log python -m
+tools.bench.imports`.
 """
 
 import json
@@ -16,53 +16,54 @@ import click
 
 from tools.bench.workspace import ROOT, make_workspace
 
-# What a stage imports, and the libraries that it cannot do without.
+# The imports of a stage, and the libraries that it needs.
 STAGES = {
     "base": (
-        ["stages.base", "stages.common.tiny", "torch", "transformers.AutoModelForCausalLM"],
+        ["stages.base.__main__", "stages.base.tiny_model", "torch", "transformers.AutoModelForCausalLM"],
         ["torch", "transformers.AutoModelForCausalLM"],
     ),
     "preprocess": (
-        ["stages.preprocess", "stages.common.ledger", "stages.common.intake"],
+        ["stages.preprocess.__main__", "stages.preprocess.split", "stages.preprocess.encode"],
         ["numpy", "pyarrow.parquet", "tokenizers", "orjson", "pydantic", "ruamel.yaml", "jinja2"],
     ),
     "train": (
-        ["stages.train", "stages.common.learning", "stages.common.training", "stages.common.method"],
+        ["stages.train.__main__", "stages.train.loop", "stages.train.configs", "stages.train.model"],
         ["torch", "transformers", "trl.SFTTrainer", "peft.LoraConfig"],
     ),
     "merge": (
-        ["stages.merge", "transformers.AutoModelForCausalLM", "peft.PeftModel"],
+        ["stages.merge.__main__", "transformers.AutoModelForCausalLM", "peft.PeftModel"],
         ["torch", "transformers.AutoModelForCausalLM", "peft.PeftModel"],
     ),
     "awq": (
-        ["stages.awq", "transformers.AutoModelForCausalLM", "llmcompressor.oneshot"],
+        ["stages.awq.__main__", "transformers.AutoModelForCausalLM", "llmcompressor.oneshot"],
         ["torch", "transformers.AutoModelForCausalLM", "llmcompressor.oneshot"],
     ),
     "eval": (
-        ["stages.eval", "transformers.AutoModelForCausalLM"],
+        ["stages.eval.__main__", "transformers.AutoModelForCausalLM"],
         ["torch", "transformers.AutoModelForCausalLM"],
     ),
-    "report": (["stages.report"], ["click", "pydantic", "ruamel.yaml"]),
+    "report": (["stages.report.__main__"], ["click", "pydantic", "ruamel.yaml"]),
 }
 FIRST_STEP = """
-from stages.common import imports
-with imports.swift():
-    from stages.common import callbacks
+import gc, runpy, sys
+gc.disable()
+from stages.train.callbacks import Speed
+gc.enable()
 def first(*arguments, **named):
     raise SystemExit
-callbacks.Pace.on_step_begin = first
-from stages.train import main
-main({arguments}, standalone_mode=False)
+Speed.on_step_begin = first
+sys.argv[1:] = {arguments}
+runpy.run_module("stages.train", run_name="__main__")
 """
 
 
 @click.command(help=__doc__)
-@click.option("--repeats", default=3, show_default=True, help="The median is shown.")
+@click.option("--repeats", default=3, show_default=True, help="Print the median of so many runs.")
 def main(repeats: int) -> None:
     for stage, (ours, libraries) in STAGES.items():
         code, least = imported(ours), imported(libraries)
         shown = [seconds(text, repeats) for text in (code, least)]
-        click.echo(f"imports of {stage:10}  {shown[0]:5.1f} CPU s  {shown[0] / shown[1]:5.2f} times its libraries'")
+        click.echo(f"imports of {stage:10}  {shown[0]:5.1f} CPU s  {shown[0] / shown[1]:5.2f} times its libraries")
     with tempfile.TemporaryDirectory() as name:
         make_workspace(Path(name), 16)
         start = seconds(first_step(Path(name)), repeats, Path(name))
@@ -71,7 +72,7 @@ def main(repeats: int) -> None:
 
 
 def imported(names: list[str]) -> str:
-    """Give the code that imports modules, or objects of them."""
+    """Return code that imports modules, or objects of them."""
     return "\n".join(
         f"from {name.rpartition('.')[0]} import {name.rpartition('.')[2]}" if "." in name else f"import {name}"
         for name in names
@@ -79,7 +80,7 @@ def imported(names: list[str]) -> str:
 
 
 def first_step(folder: Path) -> str:
-    """Give the code of a training that ends when its first step would begin."""
+    """Return the code of a training that ends before its first step."""
     paths = {
         "--params": ROOT / "params.yaml",
         "--base": folder / "base",
@@ -93,7 +94,7 @@ def first_step(folder: Path) -> str:
 
 
 def seconds(code: str, repeats: int, folder: Path = ROOT) -> float:
-    """Run code in new processes in `folder`, and give the median of the CPU time that each took."""
+    """Run code in new processes in `folder`, and return the median of their CPU seconds."""
     ending = """
 import atexit, resource
 def used():

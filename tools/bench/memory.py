@@ -1,7 +1,7 @@
-"""Measure the memory that each way of training takes, beside what the stage says beforehand.
+"""Measure the peak memory of each way of training, beside the estimate that the stage prints.
 
-Two steps of 2 rows of at most 1,024 tokens on a model of 50 million weights, each way in its own process: what it
-takes at most on top of the imported libraries (on a GPU: of the GPU's memory). Run it with `make bench`, or with
+Two steps of 2 rows of at most 1,024 tokens on a model with 50 million weights, each way in a process of its own. The
+memory of the imported libraries is subtracted; on a GPU it is the GPU's memory. Run it with `make bench`, or with
 `docker/run --no-log python -m tools.bench.memory`.
 """
 
@@ -13,15 +13,15 @@ from typing import Any
 
 import click
 
-from tools.bench.workspace import LONGEST, ROOT, make_trainer, make_workspace
+from stages.common import device
+from tools.bench.workspace import LONGEST, LORA, ROOT, bench_trainer, make_workspace
 
-RANK = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # keys of train.sft, keys of train
-    "lora": ({}, {"lora": RANK}),
-    "lora, rsLoRA": ({}, {"lora": RANK | {"use_rslora": True}}),
-    "lora, DoRA": ({}, {"lora": RANK | {"use_dora": True}}),
-    "lora, packed": ({"packing": True, "max_length": LONGEST}, {"lora": RANK}),
-    "lora, gradient checkpointing": ({"gradient_checkpointing": True}, {"lora": RANK}),
+    "lora": ({}, {"lora": LORA}),
+    "lora, rsLoRA": ({}, {"lora": LORA | {"use_rslora": True}}),
+    "lora, DoRA": ({}, {"lora": LORA | {"use_dora": True}}),
+    "lora, packed": ({"packing": True, "max_length": LONGEST}, {"lora": LORA}),
+    "lora, gradient checkpointing": ({"gradient_checkpointing": True}, {"lora": LORA}),
     "full": ({}, {"method": "full"}),
     "full, gradient checkpointing": ({"gradient_checkpointing": True}, {"method": "full"}),
 }
@@ -38,39 +38,29 @@ def main(rows: int, only: str | None, folder: Path | None) -> None:
     with tempfile.TemporaryDirectory() as name:
         make_workspace(Path(name), 8 * rows)
         for way in WAYS:
-            command = [
-                sys.executable,
-                "-m",
-                "tools.bench.memory",
-                "--rows",
-                str(rows),
-                "--only",
-                way,
-                "--folder",
-                name,
-            ]
+            command = [sys.executable, "-m", "tools.bench.memory", "--rows", str(rows)]
+            command += ["--only", way, "--folder", name]
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
             click.echo(f"{way:30}  {done.stdout.splitlines()[-1]}")
 
 
 def measure(folder: Path, rows: int, sft: dict[str, Any], fixed: dict[str, Any]) -> str:
-    """Train two steps and tell the most memory that they took, and the estimate."""
+    """Train two steps, and format their peak memory and the estimate."""
     import torch
 
-    from stages.common import outlook
+    from stages.train.plan import activation_bytes, weight_bytes
 
     before = peak()
     batch = 1 if sft.get("packing") else rows
-    trainer = make_trainer(folder, batch, sft | {"max_steps": 2}, **fixed)
+    trainer = bench_trainer(folder, batch, sft | {"max_steps": 2}, **fixed)
     trainer.train()
-    taken = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak() - before
-    weights = outlook.held(trainer.model)
-    activations = outlook.activations(trainer, max(trainer.grouped.lengths))
+    taken = torch.cuda.max_memory_allocated() if device.choose().name == "cuda" else peak() - before
+    weights, activations = weight_bytes(trainer.model), activation_bytes(trainer, max(trainer.sampler.lengths))
     return f"{taken / 1e6:6.0f} MB; estimated {weights / 1e6:4.0f} + {activations / 1e6:5.0f} MB"
 
 
 def peak() -> int:
-    """Give the most memory in bytes that this process ever held."""
+    """Read the peak memory of this process, in bytes."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 

@@ -1,9 +1,10 @@
 """Time the merge of weights against a plain copy of the same bytes, and against PEFT's merge_and_unload and save.
 
-The model has the shape of Qwen2.5-0.5B, in bfloat16, with random weights and an adapter of rank 16 on every linear
-layer, both made in a temporary folder. Each way runs as a process of its own, one after the other: its work is
-timed, and all of it with start-up and imports. Then one layer of Qwen2.5-32B shows that memory does not follow the
-model's size. Run it with `make bench`, or with `docker/run --no-log python -m tools.bench.merge`.
+The model has the shape of Qwen2.5-0.5B in bfloat16, with random weights and an adapter of rank 16 on every linear
+layer, both made in a temporary folder. The three ways run one after the other, each in a process of its own. The
+times are those of the work, and of the process with start-up and imports. Then one layer of Qwen2.5-32B shows that
+memory does not grow with the model. Run it with `make bench`, or with `docker/run --no-log python -m
+tools.bench.merge`.
 """
 
 import os
@@ -29,7 +30,7 @@ RANK = 16
 
 
 class Cost(NamedTuple):
-    """What a way took: its work, its whole process, and the most memory that the process held."""
+    """Seconds of the work, seconds of the process with start-up, and the process's peak memory."""
 
     seconds: float
     process_seconds: float
@@ -37,40 +38,40 @@ class Cost(NamedTuple):
 
 
 @click.command(help=__doc__)
-@click.option("--repeats", default=3, show_default=True, help="The medians are shown, of ratios those of each round.")
+@click.option("--repeats", default=3, show_default=True, help="Rounds; the medians are shown.")
 def main(repeats: int) -> None:
     small, large = SHAPES
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run("make", folder, small)
         size = (folder / "base" / "model.safetensors").stat().st_size
-        click.echo(f"{small}, {size / 1e6:.0f} MB, {os.cpu_count()} cores: work, whole process, peak memory")
+        click.echo(f"{small}, {size / 1e6:.0f} MB, {os.cpu_count()} cores: work, process with start-up, peak memory")
         rounds = [(run("copy", folder), run("merge", folder), run("by_peft", folder)) for _ in range(repeats)]
         labels = ("plain copy", "merge", "merge_and_unload + save")
         for label, costs in zip(labels, zip(*rounds, strict=True), strict=True):
-            seconds, whole, peak = (median(values) for values in zip(*costs, strict=True))
-            click.echo(f"{label:23}  {seconds:6.2f} s  {whole:6.2f} s  {peak / 1e6:5.0f} MB")
+            seconds, process, peak = (median(values) for values in zip(*costs, strict=True))
+            click.echo(f"{label:23}  {seconds:6.2f} s  {process:6.2f} s  {peak / 1e6:5.0f} MB")
         slower = median([merge.seconds / copy.seconds for copy, merge, _ in rounds])
         faster = median([peft.process_seconds / merge.process_seconds for _, merge, peft in rounds])
         peak = max(merge.peak_bytes for _, merge, _ in rounds)
         click.echo(f"merge / copy, work: {slower:.1f} (at most 4); peak {peak / 1e6:.0f} MB (at most 300)")
-        click.echo(f"merge_and_unload + save / merge, whole processes: {faster:.1f} (at least 10)")
+        click.echo(f"merge_and_unload + save / merge, processes with start-up: {faster:.1f} (at least 10)")
         run("make", folder, large)
         size, cost = (folder / "base" / "model.safetensors").stat().st_size, run("merge", folder)
         click.echo(f"{large}, {size / 1e6:.0f} MB: {cost.seconds:.2f} s, peak {cost.peak_bytes / 1e6:.0f} MB")
 
 
 def median(values: Any) -> Any:
-    """Give the middle one."""
+    """Return the middle value."""
     return sorted(values)[len(values) // 2]
 
 
 def run(way: str, folder: Path, *arguments: str) -> Cost:
-    """Call one of the functions below in a process of its own; a failure ends the benchmark with its message."""
+    """Call one of the functions below in a process of its own; a failure ends the benchmark with its output."""
     out = folder / "out"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    os.sync()  # so that none waits for what another one wrote
+    os.sync()  # so that no process waits for the writes of an earlier one
     code = f"from tools.bench import merge; merge.{way}(*{[str(folder), *arguments]})"
     start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
@@ -79,7 +80,7 @@ def run(way: str, folder: Path, *arguments: str) -> Cost:
 
 
 def timed(folder: str, work: Callable[[Path], Any]) -> None:
-    """Do work that fills the folder `out`, and print the seconds that it took and the peak memory in bytes."""
+    """Do work that fills the folder `out`, and print its seconds and the process's peak memory in bytes."""
     start = time.monotonic()
     work(Path(folder) / "out")
     seconds = time.monotonic() - start
@@ -92,7 +93,7 @@ def make(folder: str, shape: str) -> None:
     import torch
     import transformers
 
-    from stages.common import origin
+    from stages.common import trained_on
 
     torch.manual_seed(7)
     vocabulary, sizes = SHAPES[shape]
@@ -108,7 +109,7 @@ def make(folder: str, shape: str) -> None:
             if "lora_B" in name:
                 torch.nn.init.normal_(weight, std=0.01)
         adapted.save_pretrained(adapter)
-        origin.note(base, adapter)
+        trained_on.note(base, adapter)
 
     base, adapter = Path(folder) / "base", Path(folder) / "adapter"
     timed(folder, work)
@@ -122,13 +123,21 @@ def copy(folder: str) -> None:
 
 def merge(folder: str) -> None:
     """Merge as the stage does."""
-    from stages.common import merging
+    from stages.common import adapter_config, files
+    from stages.merge.plan import plan_merge
+    from stages.merge.rewrite import rewrite_weights
 
-    timed(folder, lambda out: merging.merge(Path(folder) / "base", Path(folder) / "adapter", out))
+    base, adapter = Path(folder) / "base", Path(folder) / "adapter"
+
+    def work(out: Path) -> None:
+        lora = files.read_json(adapter / adapter_config.CONFIG)
+        rewrite_weights(base, adapter, out, plan_merge(base, adapter, lora))
+
+    timed(folder, work)
 
 
 def by_peft(folder: str) -> None:
-    """Merge as PEFT's documentation has it."""
+    """Merge as PEFT's documentation does."""
     import peft
     import torch
     import transformers

@@ -112,7 +112,7 @@ def make_workspace(folder: Path, rows: int) -> tuple[Path, Path, Path]:
     """Write rows, the chat side of a model whose tokenizer was learnt from them, and params."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    from stages.common.vocabulary import CHAT_TEMPLATE
+    from stages.base.tiny_tokenizer import CHAT_TEMPLATE
 
     data, base = folder / "raw" / "rows.jsonl", folder / "base"
     data.parent.mkdir()

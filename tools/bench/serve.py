@@ -1,8 +1,8 @@
-"""Measure what is served: requests and tokens per second and the time to the first token, at 1, 8 and 32 at once.
+"""Measure served models: requests and tokens per second and the time to the first token, with 1, 8 and 32 clients.
 
-Uses vLLM's own client, `vllm bench serve`, on every model that `make serve` started, through the same door and with
-the same key as any other client: prompts of random tokens, answers of a fixed length. Run it with `make bench-serve`
-after `make serve MODELS=merged,awq`, or with `python -m tools.bench.serve`.
+Runs vLLM's own client, `vllm bench serve`, on every model that `make serve` started, through nginx and with the key,
+as any other client: prompts of random tokens, answers of a fixed length. Run it with `make bench-serve` after `make
+serve MODELS=merged,awq`, or with `python -m tools.bench.serve`.
 """
 
 import json
@@ -14,22 +14,23 @@ from typing import Any
 
 import click
 
-from stages.common import server
-from tools.serving import endpoint, engine, keys
-from tools.serving.endpoint import Endpoint
+from stages.eval.vllm_server import SETTINGS
+from tools.common.endpoints import Endpoint, require_state
+from tools.common.serve_secrets import load_secrets
+from tools.serve.vllm_command import find_vllm
 
 LEVELS = (1, 8, 32)
 
 
 @click.command(help=__doc__)
-@click.option("--prompts", default=64, show_default=True, help="Requests of a measurement.")
-@click.option("--input-length", default=128, show_default=True, help="Tokens of a prompt.")
-@click.option("--output-length", default=64, show_default=True, help="Tokens of an answer.")
+@click.option("--prompts", default=64, show_default=True, help="Requests per measurement.")
+@click.option("--input-length", default=128, show_default=True, help="Tokens per prompt.")
+@click.option("--output-length", default=64, show_default=True, help="Tokens per answer.")
 def main(prompts: int, input_length: int, output_length: int) -> None:
-    key = keys.load()["API_KEY"]
-    click.echo("| model | at once | requests/s | tokens/s | first token, median | 99 % | token after that, median |")
+    key = load_secrets()["API_KEY"]
+    click.echo("| model | clients | requests/s | tokens/s | first token, median | 99 % | next token, median |")
     click.echo("|---|---|---|---|---|---|---|")
-    for one in endpoint.serving().endpoints:
+    for one in require_state().endpoints:
         for level in LEVELS:
             found = measure(
                 one,
@@ -45,27 +46,27 @@ def main(prompts: int, input_length: int, output_length: int) -> None:
 
 
 def measure(one: Endpoint, key: str, load: list[str], lengths: dict[str, int]) -> dict[str, Any]:
-    """Run vLLM's client once, and give what it found.
+    """Run vLLM's client once, and return its figures.
 
     Raises:
-        click.ClickException: it failed, or a request did.
+        click.ClickException: the client or a request failed.
     """
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            *(str(engine.command()), "bench", "serve", "--base-url", one.address.removesuffix("/v1")),
+            *(str(find_vllm()), "bench", "serve", "--base-url", one.address.removesuffix("/v1")),
             *("--model", one.name, "--tokenizer", one.folder, "--endpoint", "/v1/completions"),
             *("--dataset-name", "random", "--ignore-eos", "--num-warmups", "4", "--seed", "7"),
-            *("--extra-body", json.dumps({"return_token_ids": True})),  # else tokens without text send nothing
+            *("--extra-body", json.dumps({"return_token_ids": True})),  # else tokens without text are not sent
             *(part for name, value in lengths.items() for part in (f"--random-{name}-len", str(value))),
             *("--save-result", "--result-dir", folder, "--result-filename", "result.json", *load),
         ]
-        variables = os.environ | server.SETTINGS | {"OPENAI_API_KEY": key}
+        variables = os.environ | SETTINGS | {"OPENAI_API_KEY": key}
         done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
         if done.returncode:
             raise click.ClickException(f"vllm bench serve failed:\n{done.stderr[-3000:]}")
         found: dict[str, Any] = json.loads((Path(folder) / "result.json").read_text(encoding="utf-8"))
     if found.get("failed"):
-        raise click.ClickException(f"{one.name}: {found['failed']} requests failed; `make logs` says why")
+        raise click.ClickException(f"{one.name}: {found['failed']} requests failed; run `make logs` to see why")
     return found
 
 

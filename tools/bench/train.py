@@ -1,8 +1,9 @@
-"""Time training against a bare loop on the very same batches, and against TRL's own defaults on the same rows.
+"""Measure the speed of training against a bare loop on the same batches, and TRL's defaults on the same rows.
 
-A Qwen2 of 50 million random weights learns LoRA (rank 16, every linear layer) on rows with alpaca's lengths, on the
-device at hand. The bare loop is PyTorch and PEFT: forward, backward, clip, AdamW. Start-up and the first step,
-which warms up, are left out. Run it with `make bench`, or with `docker/run --no-log python -m tools.bench.train`.
+Trains LoRA (rank 16, every linear layer) on a Qwen2 with 50 million random weights, on rows with the lengths of
+alpaca, on the GPU if there is one. The bare loop is PyTorch and PEFT: forward, backward, clip, AdamW. Start-up and
+the first step, which warms up, are not measured. Run it with `make bench`, or with `docker/run --no-log python -m
+tools.bench.train`.
 """
 
 import statistics
@@ -13,22 +14,23 @@ from typing import Any
 
 import click
 
-from stages.common import tokens
-from tools.bench.workspace import LONGEST, make_trainer, make_workspace
+from tools.bench.workspace import LONGEST, bench_trainer, make_workspace
 
-PACKED = {"packing": True, "max_length": LONGEST}  # the batch counts packed rows, so it is one
+PACKED = {"packing": True, "max_length": LONGEST}  # one packed row per step, as a batch counts packed rows
 
 
 @click.command(help=__doc__)
 @click.option("--rows", default=64, show_default=True)
 @click.option("--batch", default=8, show_default=True, help="Rows per step.")
-@click.option("--repeats", default=1, show_default=True, help="The median ratio is shown.")
+@click.option("--repeats", default=1, show_default=True, help="Print the median of so many runs.")
 def main(rows: int, batch: int, repeats: int) -> None:
+    from stages.train.data import row_lengths
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_workspace(folder, rows)
-        total = sum(tokens.lengths(folder / "train.arrow"))
-        click.echo(f"{rows} rows, {total} tokens, {batch} rows a step")
+        total = sum(row_lengths(folder / "train.arrow"))
+        click.echo(f"{rows} rows, {total} tokens, {batch} rows per step")
         runs = [
             {
                 "bare loop": bare(folder, batch),
@@ -46,10 +48,10 @@ def main(rows: int, batch: int, repeats: int) -> None:
 
 
 def bare(folder: Path, batch: int) -> float:
-    """Run the loop that does nothing else, on the batches that the stage makes, and give tokens per second."""
+    """Measure the bare loop on the batches of the stage, in tokens per second."""
     import torch
 
-    trainer = make_trainer(folder, batch)
+    trainer = bench_trainer(folder, batch)
     batches = list(trainer.get_train_dataloader())
     model = trainer.model.train()
     optimizer = torch.optim.AdamW(
@@ -68,15 +70,17 @@ def bare(folder: Path, batch: int) -> float:
 
 
 def stage(folder: Path, batch: int, sft: dict[str, Any] | None = None) -> float:
-    """Train as the stage does, and give tokens per second."""
-    return timed(make_trainer(folder, 1 if sft else batch, sft))
+    """Measure the stage's trainer, in tokens per second."""
+    return timed(bench_trainer(folder, 1 if sft else batch, sft))
 
 
 def defaults(folder: Path, batch: int) -> float:
-    """Train as TRL does when nobody sets anything, and give tokens per second."""
+    """Measure TRL's trainer with its defaults, in tokens per second."""
     import trl
 
-    ours = make_trainer(folder, batch)
+    from stages.train.data import load_rows
+
+    ours = bench_trainer(folder, batch)
     arguments = trl.SFTConfig(
         output_dir=str(folder / "defaults"),
         per_device_train_batch_size=batch,
@@ -91,20 +95,20 @@ def defaults(folder: Path, batch: int) -> float:
         trl.SFTTrainer(
             model=ours.model,
             args=arguments,
-            train_dataset=tokens.dataset(folder / "train.arrow"),
+            train_dataset=load_rows(folder / "train.arrow"),
             processing_class=ours.processing_class,
         )
     )
 
 
 def timed(trainer: Any) -> float:
-    """Run a trainer, and give its tokens per second after the first step."""
+    """Run a trainer, and return its tokens per second after the first step."""
     from transformers import TrainerCallback
 
-    from stages.common import packing
+    from stages.train.data import batch_rows
 
     class Watch(TrainerCallback):
-        marks: list[float] = []  # noqa: RUF012  one trainer's
+        marks: list[float] = []  # noqa: RUF012  of one trainer
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.marks.append(time.monotonic())
@@ -113,7 +117,7 @@ def timed(trainer: Any) -> float:
     step = trainer.training_step
 
     def counting(model: Any, inputs: dict[str, Any], *rest: Any, **named: Any) -> Any:
-        counted.append(sum(map(len, packing.rows(inputs))))
+        counted.append(sum(map(len, batch_rows(inputs))))
         return step(model, inputs, *rest, **named)
 
     trainer.training_step = counting

@@ -1,22 +1,24 @@
-"""Workspace: what the training benchmarks train: a model of random weights, and rows with alpaca's lengths."""
+"""Model and rows of the training benchmarks: random weights, and random rows with the lengths of alpaca."""
 
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.common import device, settings, tokens
-from stages.train import TrainParams
+from stages.common import device, tokens
+from stages.common.params import load_params
+from stages.train.params import TrainParams
 
 if TYPE_CHECKING:
-    from stages.common.trainer import Trainer
+    from stages.train.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 10, "num_attention_heads": 8}
 VOCABULARY, LONGEST = 32_000, 1024
+LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 
 
 def make_workspace(folder: Path, rows: int) -> None:
-    """Write a model of random weights and rows of random tokens, with the lengths of tools.bench.preprocess."""
+    """Write a model folder and a token file, with row lengths as tools.bench.preprocess has them."""
     import pyarrow as pa
     import torch
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
@@ -33,24 +35,26 @@ def make_workspace(folder: Path, rows: int) -> None:
         out.write_batch(pa.record_batch([ids, masks], schema=tokens.SCHEMA))
 
 
-def make_trainer(folder: Path, batch: int, changes: dict[str, Any] | None = None, **fixed: Any) -> "Trainer":
-    """Build the stage's trainer with the params of the repository, on the model in `folder`.
+def bench_trainer(folder: Path, batch: int, changes: dict[str, Any] | None = None, **fixed: Any) -> "Trainer":
+    """Build the stage's trainer with params.yaml, on the model and rows in `folder`.
 
     Args:
-        folder: what `make_workspace` filled.
-        batch: rows per step, all at once on the device.
-        changes: other keys of train.sft.
-        fixed: other keys of train.
+        folder: the folder of `make_workspace`.
+        batch: rows per step, without accumulation.
+        changes: changed keys of train.sft.
+        fixed: changed keys of train.
     """
-    from stages.common import method, training
+    from stages.train.configs import make_configs
+    from stages.train.model import load_model
+    from stages.train.trainer import make_trainer
 
     params = ROOT / "params.yaml"
-    config = settings.load(params, "train", TrainParams)
+    config = load_params(params, "train", TrainParams)
     machine = config.machine.model_copy(update={"device_batch_size": batch, "report_to": [], "save_steps": 1000})
     sft = config.sft | {"num_train_epochs": 1, "eval_strategy": "no"} | (changes or {})
     config = config.model_copy(update={"batch_size": batch, "machine": machine, "sft": sft} | fixed)
-    place = device.choose()
-    lora, arguments = training.configs(params, config, place)
-    model = method.load(params, folder / "base", config, place, None)
+    hardware = device.choose()
+    lora, arguments = make_configs(params, config, hardware)
+    model = load_model(params, folder / "base", config, hardware, None)
     both = (folder / "train.arrow", folder / "train.arrow")
-    return training.make_trainer(params, config, model, folder / "base", both, lora, arguments, folder)
+    return make_trainer(params, config, model, folder / "base", both, lora, arguments, folder)

@@ -1,1 +1,1 @@
-"""What the tools need besides their commands."""
+"""What two or more tools use."""

@@ -1,69 +1,68 @@
-"""Differences: what in a commit is of another run than the one that its dvc.lock describes."""
+"""Differences: files of a commit that are of another run than the one in its dvc.lock."""
 
 import hashlib
 from typing import Any
 
-import click
 from pathspec import GitIgnoreSpec
 
-from stages import report
-from tools.common.artefact import folder_md5
+from tools.common.dvc_cache import listed_md5
+
+File = dict[str, str]
 
 
-def refuse(run: dict[str, Any]) -> None:
-    """Fail unless all that a commit holds is of one run, with the hashes of its files.
+def folder_files(files: dict[str, bytes], folder: str) -> list[File]:
+    """List path and md5 of the files of a commit that DVC hashes below a folder: those that .dvcignore leaves.
 
-    Raises:
-        click.ClickException: files of another run are among it, or parts are missing, as in older runs.
+    Args:
+        files: content of the commit's files by path, `.dvcignore` among them.
+        folder: path of the folder.
     """
-    commit = run["commit"]["hash"]
-    if run["differs"]:
-        raise click.ClickException(
-            f"{commit}: {', '.join(run['differs'])}: not what dvc.lock there says; "
-            "run `make repro` and commit all that it changed"
-        )
-    missing = [f"metrics/{name}.json" for name in report.METRICS if name not in run["metrics"]]
-    missing += [] if run["environment"] else ["list of files in metrics/lineage.json"]
-    if missing:
-        raise click.ClickException(f"{commit}: its run has no {', '.join(missing)}; run `make repro` and commit")
+    ignored = GitIgnoreSpec.from_lines(files.get(".dvcignore", b"").decode("utf-8").splitlines())
+    below = {path: content for path, content in files.items() if path.startswith(f"{folder}/")}
+    return [{"path": path, "md5": _md5(content)} for path, content in below.items() if not ignored.match_file(path)]
 
 
-def find(run: dict[str, Any], tree: dict[str, bytes], tracked: dict[str, dict[str, Any]], params: Any) -> list[str]:
+def find_differences(run: dict[str, Any], files: dict[str, bytes], tracked: dict[str, Any], params: Any) -> list[str]:
     """Compare the files of a commit, and the hashes in them, with those of its dvc.lock.
 
     Args:
-        run: what dvc.lock and the metrics say.
-        tree: the files of the commit.
-        tracked: md5 of each path of rows that DVC tracks, by its .dvc file.
-        params: params.yaml.
+        run: what dvc.lock and the metrics say, as in `recorded_run.load_run`.
+        files: content of the commit's files by path.
+        tracked: for each file of rows that DVC tracks its `md5`, by path.
+        params: content of params.yaml.
 
     Returns:
-        The paths that are not what the run read or wrote.
+        The paths that are not what the run read or wrote, sorted.
     """
     stages = run["stages"].values()
     entries = [entry for stage in stages for kind in ("deps", "outs") for entry in stage[kind]]
     known = [*entries, *run["data"], *run["environment"]]
-    given = {name: hashlib.md5(content, usedforsecurity=False).hexdigest() for name, content in tree.items()}
-    given |= {path: record["md5"] for path, record in tracked.items()}
-    different = {entry["path"] for entry in known if given.get(entry["path"], entry["md5"]) != entry["md5"]}
-    ignored = GitIgnoreSpec.from_lines(tree.get(".dvcignore", b"").decode("utf-8").splitlines())
-    seen = {name: md5 for name, md5 in given.items() if not ignored.match_file(name)}
+    md5s = {path: _md5(content) for path, content in files.items()}
+    md5s |= {path: record["md5"] for path, record in tracked.items()}
+    different = {entry["path"] for entry in known if md5s.get(entry["path"], entry["md5"]) != entry["md5"]}
     written = {out["path"] for stage in stages for out in stage["outs"]}
-    different |= {entry["path"] for entry in entries if entry["path"] not in written and not _holds(seen, entry)}
+    folders = {entry["path"]: entry["md5"] for entry in entries if entry["path"] not in written}
+    for folder, md5 in folders.items():
+        if md5.endswith(".dir") and not _may_be(md5, folder, files, tracked):
+            different.add(folder)
     for model in run["models"].values():
-        if model["files"] and folder_md5(model["path"], model["files"]) != model["md5"]:
+        if model["files"] and listed_md5(model["path"], model["files"]) != model["md5"]:
             different.add(model["path"])
     if any(_value(params, key) != value for stage in stages for key, value in stage["params"].items()):
         different.add("params.yaml")
     return sorted(different)
 
 
-def _holds(given: dict[str, str], folder: dict[str, Any]) -> bool:
-    """Tell whether a folder of the commit is what dvc.lock says; one whose files are not all named may be."""
-    files = [{"path": name, "md5": md5} for name, md5 in given.items() if name.startswith(f"{folder['path']}/")]
-    if not folder["md5"].endswith(".dir") or any(file["md5"].endswith(".dir") for file in files):
+def _may_be(md5: str, folder: str, files: dict[str, bytes], tracked: dict[str, Any]) -> bool:
+    """Whether a folder of the commit is what dvc.lock says. It counts as such if DVC tracks a folder in it."""
+    rows = [{"path": path, "md5": one["md5"]} for path, one in tracked.items() if path.startswith(f"{folder}/")]
+    if any(row["md5"].endswith(".dir") for row in rows):
         return True
-    return folder_md5(folder["path"], files) == folder["md5"]
+    return listed_md5(folder, [*folder_files(files, folder), *rows]) == md5
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def _value(params: Any, key: str) -> Any:

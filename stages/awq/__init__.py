@@ -1,0 +1,1 @@
+"""The awq stage: run it with `python -m stages.awq`."""

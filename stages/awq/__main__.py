@@ -1,0 +1,86 @@
+"""Quantise the merged model, by default to 4-bit weights with AWQ, and check that the files hold what they should.
+
+Fifth stage: reads models/merged and data/prepared/calibration.arrow, and writes models/awq in the compressed-tensors
+format, which vLLM and transformers load. Run it with `dvc repro awq`, or alone with `python -m stages.awq`.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import click
+
+from stages.awq.calibration import read_calibration
+from stages.awq.model import load_model, save_model
+from stages.awq.params import AwqParams
+from stages.awq.schemes import plan_scheme
+from stages.awq.verify import verify_model
+from stages.common import device, files, model_folder
+from stages.common.params import load_params
+
+
+@click.command(help=__doc__)
+@click.option("--params", type=click.Path(path_type=Path), default="params.yaml", show_default=True)
+@click.option("--model", type=click.Path(path_type=Path), default="models/merged", show_default=True)
+@click.option(
+    "--calibration",
+    "arrow",
+    type=click.Path(path_type=Path),
+    default="data/prepared/calibration.arrow",
+    show_default=True,
+)
+@click.option("--out", type=click.Path(path_type=Path), default="models/awq", show_default=True)
+@click.option("--metrics", type=click.Path(path_type=Path), default="metrics/awq.json", show_default=True)
+def main(params: Path, model: Path, arrow: Path, out: Path, metrics: Path) -> None:
+    # Params
+    config = load_params(params, "awq", AwqParams)
+
+    # Inputs
+    model_folder.require(model, "dvc repro merge")
+    rows, samples = read_calibration(arrow, config)
+    network = load_model(model, "dvc repro merge")
+    recipe, expected = plan_scheme(network, config)
+    stored = network.dtype
+
+    chosen = device.choose()
+    click.echo(f"device: {chosen.name}, {chosen.dtype}: {chosen.reason}")
+
+    from llmcompressor import oneshot
+    from llmcompressor.pipelines.cache import IntermediatesCache
+
+    if chosen.name == "cpu":  # llm-compressor 0.14 pins memory for an accelerator, and fails where there is none
+        IntermediatesCache.pin_memory = lambda *args, **kwargs: None
+
+    with files.fresh_folder(out) as folder:
+        # Work: the weights stay on the CPU, and one layer at a time is copied to the GPU
+        oneshot(
+            model=network.to(chosen.dtype),
+            dataset=samples,
+            recipe=recipe,
+            num_calibration_samples=len(rows),
+            max_seq_length=config.max_seq_length,
+            shuffle_calibration_samples=False,
+            use_loss_mask=config.use_loss_mask,
+            log_dir=os.environ.get("LOG_FOLDER"),  # the library's full log
+        )
+
+        # Outputs
+        before = save_model(network, stored, folder, rows, chosen.name)
+        del network, recipe  # both hold the model; verify_model loads another
+        for name in files.CHAT_FILES:  # byte for byte; the library would rewrite them
+            if (model / name).exists():
+                shutil.copyfile(model / name, folder / name)
+        scores = verify_model(folder, expected, rows, before, chosen.name)
+        size, merged_size = files.size_bytes(folder), files.size_bytes(model)
+        scores |= {
+            "calibration_rows": len(rows),
+            "size_bytes": size,
+            "merged_size_bytes": merged_size,
+            "size_ratio": round(size / merged_size, 6),
+        }
+        files.write_json(metrics, scores)
+    click.echo(f"{scores['quantized_modules']} linear layers quantised; {merged_size} bytes before, {size} after")
+
+
+if __name__ == "__main__":
+    main()

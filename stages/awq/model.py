@@ -1,0 +1,107 @@
+"""Model: load it with every weight from its files, save it quantised, and compute its predictions."""
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from stages.common import files
+from stages.common.batches import answer_logits, padded
+from stages.common.tokens import TokenRow
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+ROWS = 4  # rows to compare models on, in one batch: on a GPU, each batch copies every layer there once more
+
+
+def load_model(folder: Path, command: str) -> "PreTrainedModel":
+    """Load a model on the CPU, in the dtype that it is stored in.
+
+    Args:
+        folder: the model folder.
+        command: makes the folder again; for messages.
+
+    Raises:
+        click.ClickException: the folder or a file is broken, or no file holds one of the weights. transformers would
+            only warn and initialise that weight at random.
+    """
+    files.require(folder / "config.json", command)
+
+    import transformers
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    try:
+        network, found = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+        problem = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+        raise click.ClickException(f"{folder}: cannot be loaded: {problem}; run `{command}`") from None
+    lost = dict.fromkeys(found["missing_keys"], "in no weight file")
+    lost |= {
+        name: f"shape {tuple(stored)} in the weight file, {tuple(wanted)} in config.json"
+        for name, stored, wanted in found["mismatched_keys"]
+    }
+    if lost:
+        name = min(lost)
+        raise click.ClickException(f"{folder}: {name}: {lost[name]} ({len(lost)} such weights); run `{command}`")
+    return network.eval()
+
+
+def save_model(
+    network: "PreTrainedModel", stored: "torch.dtype", folder: Path, rows: list[TokenRow], device: str
+) -> "torch.Tensor":
+    """Save a model that llm-compressor has quantised.
+
+    Args:
+        network: the model, as llm-compressor leaves it.
+        stored: the dtype of what is not quantised.
+        folder: where to save it.
+        rows: the calibration rows.
+        device: where to compute; weights are copied there layer by layer, as in calibration.
+
+    Returns:
+        The model's `log_probabilities` before it is packed.
+    """
+    from compressed_tensors.offload import disable_offloading, remove_dispatch, set_onload_device
+    from compressed_tensors.quantization.utils import is_module_quantized
+    from llmcompressor import reset_session
+
+    set_onload_device(remove_dispatch(network).to(stored), device)
+    for layer in filter(is_module_quantized, network.modules()):
+        # Its forward rounds the weight in place, and would copy it from the host again before it computes.
+        layer.forward = disable_offloading()(layer.forward)
+    before = log_probabilities(network, rows)
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # that a model on the CPU is offloaded
+        network.save_pretrained(folder, save_compressed=True)
+    reset_session()  # it holds the model
+    return before
+
+
+def log_probabilities(network: "PreTrainedModel", rows: list[TokenRow]) -> "torch.Tensor":
+    """Compute log-probabilities for the assistant tokens of the first ROWS rows that have some.
+
+    Where no row has an assistant token, all tokens of the first ROWS rows count.
+
+    Returns:
+        Shape (tokens, vocabulary), float32, on the CPU.
+
+    Raises:
+        click.ClickException: one of them is infinite or NaN.
+    """
+    import torch
+
+    chosen = [row for row in rows if 1 in row.mask[1:]][:ROWS]
+    chosen = chosen or [TokenRow(row.ids, [1] * len(row.ids)) for row in rows[:ROWS]]
+    (batch,) = padded(chosen, ROWS)
+    with torch.inference_mode():
+        found = answer_logits(network, batch).log_softmax(-1).cpu()
+    if not found.isfinite().all():
+        raise click.ClickException(
+            "awq.scheme: the quantised model computes infinite numbers or NaN, so it is not kept; try another scheme"
+        )
+    return found

@@ -1,0 +1,108 @@
+"""Schemes: llm-compressor's recipe for a scheme, the layers that it quantises, and the bytes that they then take.
+
+Schemes, modifiers and their order are those of llm-compressor's examples (docs/awq.md names them).
+"""
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from stages.awq.params import AwqParams
+
+if TYPE_CHECKING:
+    import torch
+    from compressed_tensors.quantization import QuantizationScheme
+    from torch.nn import Linear
+    from transformers import PreTrainedModel
+
+
+class Expected(NamedTuple):
+    """What the quantised model must hold: the names of its quantised layers, and the bytes of all its tensors."""
+
+    layers: set[str]
+    size_bytes: int
+
+
+def plan_scheme(network: "PreTrainedModel", config: AwqParams) -> tuple[list[Any], Expected]:
+    """Choose the modifiers, and compute what they must lead to.
+
+    AWQ: https://arxiv.org/abs/2306.00978. SmoothQuant: https://arxiv.org/abs/2211.10438. GPTQ:
+    https://arxiv.org/abs/2210.17323.
+
+    Args:
+        network: the model before quantisation, in the dtype that it is stored in.
+        config: the scheme and its settings.
+
+    Returns:
+        llm-compressor's modifiers, the one that lowers the rounding error first; and what the result must hold.
+
+    Raises:
+        click.ClickException: see `select_layers`.
+    """
+    from compressed_tensors.quantization import preset_name_to_scheme
+    from llmcompressor.modifiers.gptq import GPTQModifier
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+    from llmcompressor.modifiers.transform.awq import AWQModifier
+    from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
+
+    layers = select_layers(network, config)
+    scheme = preset_name_to_scheme(config.scheme, targets=["Linear"])
+    if config.group_size:
+        scheme.weights.group_size = config.group_size  # the presets know 128 only
+    quantization = {"config_groups": {"group_0": scheme}, "ignore": config.ignore}
+    if config.scheme == "W8A8":
+        modifiers = [SmoothQuantModifier(smoothing_strength=config.smoothing_strength), GPTQModifier(**quantization)]
+    else:
+        modifiers = [AWQModifier(duo_scaling=config.duo_scaling), QuantizationModifier(**quantization)]
+    replaced = {f"{name}.weight" for name in layers}
+    tensors = network.state_dict().items()
+    kept = {tensor.data_ptr(): tensor.nbytes for name, tensor in tensors if name not in replaced}  # tied ones once
+    quantized = [layer_bytes(layer.weight, scheme) for layer in layers.values()]
+    return modifiers, Expected(set(layers), sum(kept.values()) + sum(quantized))
+
+
+def select_layers(network: "PreTrainedModel", config: AwqParams) -> dict[str, "Linear"]:
+    """Select the linear layers that must be quantised, by name.
+
+    Raises:
+        click.ClickException: an entry of awq.ignore matches nothing, no layer is left, or awq.group_size does not
+            divide the input width of a layer.
+    """
+    from compressed_tensors.utils import match_named_modules
+
+    for entry in config.ignore:
+        if not any(match_named_modules(network, [entry])):
+            raise click.ClickException(
+                f"awq.ignore: {entry}: matches no layer of the model; correct the name (a pattern starts with `re:`)"
+            )
+    layers = dict(match_named_modules(network, ["Linear"], config.ignore))
+    if not layers:
+        raise click.ClickException("awq.ignore: no linear layer is left to quantise; remove entries")
+    for name, layer in layers.items():
+        if config.group_size and layer.in_features % config.group_size:
+            common = math.gcd(*(layer.in_features for layer in layers.values()))
+            sizes = [str(2**power) for power in range(5, common.bit_length()) if common % 2**power == 0]
+            raise click.ClickException(
+                f"awq.group_size: {config.group_size} does not divide the input width of {name} "
+                f"({layer.in_features}); use a divisor of all widths, such as {', '.join(sizes or [str(common)])}"
+            )
+    return layers
+
+
+def layer_bytes(weight: "torch.Tensor", scheme: "QuantizationScheme") -> int:
+    """Compute the bytes of one quantised layer: weights, packed into int32 below 8 bits, scales and zero points.
+
+    Args:
+        weight: shape (out, in), in the dtype in which scales are stored.
+        scheme: one scale per group, or per row.
+    """
+    rows, columns = weight.shape
+    how = scheme.weights
+    groups = columns // how.group_size if how.group_size else 1
+    scales = rows * groups * weight.element_size()
+    if how.num_bits == 8:
+        return rows * columns + scales
+    packed = rows * -(-columns * how.num_bits // 32) * 4
+    zero_points = 0 if how.symmetric else -(-rows * how.num_bits // 32) * 4 * groups
+    return packed + scales + zero_points + 16  # the original shape, as two int64

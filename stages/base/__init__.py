@@ -1,0 +1,1 @@
+"""The base stage: the model that training starts from. Run it with `python -m stages.base`."""

@@ -1,0 +1,79 @@
+"""Chat template: compiled as in transformers, and it records which parts of the text are in the loss."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+
+def load(folder: Path, config: dict[str, Any]) -> jinja2.Template:
+    """Compile the chat template of a model folder.
+
+    Args:
+        folder: the model folder.
+        config: its tokenizer_config.json, which may hold the template when there is no chat_template.jinja.
+
+    Raises:
+        click.ClickException: no template, a syntax error in it, or no generation markers.
+    """
+    file = folder / "chat_template.jinja"
+    source = file.read_text(encoding="utf-8") if file.exists() else config.get("chat_template")
+    if not source:
+        raise click.ClickException(f"{folder}: no chat template (chat_template.jinja); set base.chat_template")
+    if not has_markers(source):
+        raise click.ClickException(
+            f"{file}: no {{% generation %}} markers around the assistant's answer, so the loss mask would be empty; "
+            "set base.chat_template to a template with markers"
+        )
+    # The environment of transformers, without `strftime_now`: a template that writes today's date gives other tokens
+    # tomorrow. Without that function, such templates write a fixed date.
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    try:
+        template = environment.from_string(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise click.ClickException(f"{file}:{error.lineno}: {error.message}; fix the template") from None
+    template.globals = dict(template.globals)  # faster: Jinja would search its chain of mappings again for every row
+    return template
+
+
+def has_markers(source: str) -> bool:
+    """Whether a chat template marks the assistant's answers, by the same test as in transformers and TRL."""
+    return re.search(r"\{%-?\s*generation\s*-?%\}", source) is not None
+
+
+class _Generation(jinja2.ext.Extension):
+    """`{% generation %}`: render the body and record its span in the text."""
+
+    tags = {"generation"}  # noqa: RUF012  Jinja's own interface
+
+    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return jinja2.nodes.CallBlock(self.call_method("_log"), [], [], body).set_lineno(line)
+
+    def _log(self, caller: Any) -> str:
+        text = caller()
+        log: Any = self.environment
+        parts, spans = log.generation_log
+        start = sum(map(len, parts))
+        spans.append((start, start + len(text)))
+        return text
+
+
+def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **kwargs: Any) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **kwargs)
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.exceptions.TemplateError(message)

@@ -1,0 +1,1 @@
+"""The compare stage: run it with `python -m stages.compare`."""

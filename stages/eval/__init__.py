@@ -1,0 +1,1 @@
+"""The eval stage: run it with `python -m stages.eval`."""

@@ -1,0 +1,142 @@
+"""Start and stop vLLM's server on a free port of the loopback interface.
+
+vLLM runs in an environment of its own, since it cannot share the pipeline's: the folder that VLLM_VENV names, else
+.serve/vllm. Used by vllm_backend.py; tools/serving starts the server that users see with the same settings.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from stages.common import workspace
+
+if TYPE_CHECKING:
+    from httpx import Client
+
+NAME = "model"  # the served model's name
+START_SECONDS = 1800.0  # three processes import vLLM one after the other; then it reads the weights
+STOP_SECONDS = 60.0
+# Environment variables.
+SETTINGS = {
+    "HF_HUB_OFFLINE": "1",
+    "TORCHDYNAMO_DISABLE": "1",  # else vLLM compiles the log-probabilities, and fails without a C++ compiler
+    "VLLM_CPU_INT4_W4A8": "0",  # else it also quantises activations on processors with AMX
+    "VLLM_NO_USAGE_STATS": "1",
+}
+FLAGS = [
+    "--enforce-eager",  # starts sooner
+    *("--generation-config", "vllm"),  # ignores the sampling settings of generation_config.json
+    *("--max-model-len", "auto"),  # the model's own, or what fits into memory
+    "--no-enable-prefix-caching",  # no answer depends on earlier requests
+]
+# A process between the stage and the server. When the stage ends, however it ends, its pipe to this process breaks,
+# and this process kills the server and its children. SIGTERM is not enough: vLLM ignores it while it loads.
+GUARD = """
+import os, signal, subprocess, sys, threading
+server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+signal.signal(signal.SIGTERM, lambda *_: server.terminate())
+threading.Thread(target=lambda: (os.read(0, 1), os.killpg(0, signal.SIGKILL)), daemon=True).start()
+if (code := server.wait()) < 0:
+    os.killpg(0, signal.SIGKILL)
+sys.exit(code)
+"""
+
+
+@contextmanager
+def start(folder: Path, seed: int) -> Iterator["Client"]:
+    """Serve a model folder, and end the server and its children when the block ends.
+
+    Returns:
+        A client of the server, as the value of the `with` statement.
+
+    Raises:
+        click.ClickException: vLLM is not installed, or the server does not start or ends too early.
+    """
+    import httpx
+
+    environment = Path(os.environ.get("VLLM_VENV", workspace.home() / ".serve" / "vllm")).absolute()
+    command = environment / "bin" / "vllm"
+    if not command.exists():
+        raise click.ClickException(f"{command}: no such file; set VLLM_VENV to vLLM's environment (docs/eval.md)")
+    log = Path(os.environ.get("LOG_FOLDER") or tempfile.mkdtemp()) / "vllm.log"
+    click.echo(f"starting vLLM from {environment}, which takes a minute or two; log: {log}")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = ("--host", "127.0.0.1", "--port", str(port), "--served-model-name", NAME, "--seed", str(seed))
+    variables = {"VLLM_CPU_KVCACHE_SPACE": "1"} | os.environ | SETTINGS
+    variables["PATH"] = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
+    variables.pop("PYTHONPATH", None)  # of the pipeline's environment
+    with (
+        running([str(command), "serve", str(folder), *address, *FLAGS], variables, log) as process,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=None) as client,
+    ):
+        wait_until_ready(process, client, log)
+        try:
+            yield client
+        except httpx.TransportError as error:
+            raise click.ClickException(f"{log}: vLLM ended ({error}; {last_error(log)}); read this log") from None
+
+
+@contextmanager
+def running(command: list[str], variables: dict[str, str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a program, and end it and its children when the block ends, or when SIGTERM or SIGKILL ends this process.
+
+    Args:
+        command: the program and its arguments.
+        variables: its whole environment.
+        log: the file that gets its output.
+    """
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-c", GUARD, *command],
+            env=variables,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        signal.signal(signal.SIGTERM, before)
+
+
+def wait_until_ready(process: "subprocess.Popen[bytes]", client: "Client", log: Path) -> None:
+    """Wait until the server answers.
+
+    Raises:
+        click.ClickException: it ended, or needs more than START_SECONDS.
+    """
+    import httpx
+
+    end = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < end:
+        with suppress(httpx.TransportError):
+            if client.get("/health").is_success:
+                return
+        time.sleep(1)
+    raise click.ClickException(f"{log}: vLLM did not start ({last_error(log)}); read this log")
+
+
+def last_error(log: Path) -> str:
+    """Return the last line of the log that names an error."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((line.strip() for line in reversed(lines) if "Error" in line), "no line names an error")

@@ -1,0 +1,1 @@
+"""The merge stage: run it with `python -m stages.merge`."""

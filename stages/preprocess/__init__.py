@@ -1,0 +1,1 @@
+"""The preprocess stage: run it with `python -m stages.preprocess`."""

@@ -1,0 +1,128 @@
+"""Encode: rows rendered with the chat template and tokenised in batches, to token ids and loss masks.
+
+While the tokenizer works on one batch with every core, the next one is read, checked and rendered: the tokenizer does
+not hold Python's lock. Memory holds three batches, however many rows there are.
+"""
+
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from tqdm import tqdm
+
+from stages.common import chat
+from stages.common.chat import ChatTokenizer, Encoded
+from stages.preprocess.filters import RowState, context_text, drop, spoken_text
+from stages.preprocess.params import PreprocessParams
+
+BATCH = 1000  # rows
+CHARACTERS = 1 << 23  # a batch with more characters ends earlier
+
+Batch = list[RowState]
+
+
+def encode_rows(rows: Iterable[RowState], chat_tokenizer: ChatTokenizer, config: PreprocessParams) -> Iterator[Batch]:
+    """Render and tokenise the rows that are kept, and return all rows, in order, in batches.
+
+    Raises:
+        click.ClickException: a row with a drop reason that the params make an error.
+    """
+    waiting: deque[tuple[Batch, Future[list[Encoded]]]] = deque()
+    with ThreadPoolExecutor(1) as tokenizer:
+        for batch in _rendered_batches(rows, chat_tokenizer, config):
+            texts = [row.rendered for row in batch if not row.drop_reason]
+            waiting.append((batch, tokenizer.submit(chat.tokenize, chat_tokenizer, texts)))
+            if len(waiting) > 1:
+                yield _fit(*waiting.popleft(), chat_tokenizer, config)
+        while waiting:
+            yield _fit(*waiting.popleft(), chat_tokenizer, config)
+
+
+def _rendered_batches(
+    rows: Iterable[RowState], chat_tokenizer: ChatTokenizer, config: PreprocessParams
+) -> Iterator[Batch]:
+    batch: Batch = []
+    size = 0
+    with tqdm(rows, desc="preprocess", unit=" rows", unit_scale=True, disable=None) as bar:
+        for row in bar:
+            if not row.drop_reason:
+                _render(row, chat_tokenizer, config)
+            batch.append(row)
+            size += len(row.rendered[0])
+            if len(batch) == BATCH or size > CHARACTERS:
+                yield batch
+                batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _render(row: RowState, chat_tokenizer: ChatTokenizer, config: PreprocessParams) -> None:
+    """Render a row, and drop it where the template rejects it or leaves out a message or the name of a tool."""
+    try:
+        text, spans = chat.render(chat_tokenizer, row.content)
+    except chat.Refused:
+        drop(row, "template_refused", config)
+        return
+    parts = [tool["function"].get("name") for tool in row.content.get("tools", [])]
+    for message in row.content.get("messages", []):
+        parts += [message["content"].strip(), *(call["function"]["name"] for call in message.get("tool_calls", []))]
+    for part in parts:
+        # Some templates write a tool's answer as JSON text.
+        if isinstance(part, str) and part not in text and json.dumps(part, ensure_ascii=False)[1:-1] not in text:
+            drop(row, "lost_by_template", config)
+            return
+    row.rendered = text, spans
+
+
+def _fit(
+    batch: Batch, tokens: "Future[list[Encoded]]", chat_tokenizer: ChatTokenizer, config: PreprocessParams
+) -> Batch:
+    """Set the tokens of each row. Truncate or drop rows that are too long, drop rows without a supervised token."""
+    for row, encoded in zip((row for row in batch if not row.drop_reason), tokens.result(), strict=True):
+        row.encoded = encoded
+        too_long = len(encoded.ids) > config.max_length
+        if too_long and not (config.over_length == "truncate" and _truncate(row, chat_tokenizer, config.max_length)):
+            drop(row, "over_length", config)
+        elif 1 not in row.encoded.mask:
+            drop(row, "no_supervised_token", config)
+        else:
+            if row.tokens_cut:  # two rows may differ only in what was cut off
+                row.spoken, row.context = spoken_text(row.content, "\0"), context_text(row.content)
+            row.ends_in_stop = "text" in row.content or _ends_in_stop(row.encoded, chat_tokenizer)
+    return batch
+
+
+def _truncate(row: RowState, chat_tokenizer: ChatTokenizer, limit: int) -> bool:
+    """Cut plain text at the limit, a conversation after the last full answer that fits; False if none fits."""
+    size = len(row.encoded.ids)
+    if "text" in row.content:
+        text, spans = row.rendered
+        end = chat_tokenizer.tokenizer.encode(text, add_special_tokens=False).offsets[limit - 1][1]
+        row.content = {"text": text[spans[0][0] : end]}
+        row.encoded = Encoded(row.encoded.ids[:limit], row.encoded.mask[:limit])
+        row.tokens_cut = size - limit
+        return True
+    messages = row.content["messages"]
+    answers = [
+        n for n, message in enumerate(messages) if message["role"] == "assistant" and "tool_calls" not in message
+    ]
+    for last in reversed(answers[:-1]):
+        content = row.content | {"messages": messages[: last + 1]}
+        encoded = chat.encode(chat_tokenizer, [content])[0]
+        if len(encoded.ids) <= limit:
+            row.content, row.encoded, row.tokens_cut = content, encoded, size - len(encoded.ids)
+            return True
+    return False
+
+
+def _ends_in_stop(encoded: Encoded, chat_tokenizer: ChatTokenizer) -> bool:
+    """Whether the last supervised token is a stop token. White space may follow it, as in TRL's templates."""
+    for token, supervised in zip(reversed(encoded.ids), reversed(encoded.mask), strict=True):
+        if not supervised:
+            continue
+        if token in chat_tokenizer.stop_ids:
+            return True
+        if chat_tokenizer.tokenizer.decode([token], skip_special_tokens=False).strip():
+            return False
+    return False

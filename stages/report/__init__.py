@@ -1,0 +1,1 @@
+"""The report stage: run it with `python -m stages.report`."""

@@ -1,0 +1,156 @@
+"""Gates: how each one computes its value from the metrics, and the verdicts.
+
+The limits are params (`gates`); `make gate` reads the verdicts and refuses models that failed.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from stages.common import drop_reasons
+from stages.common.params import Section
+
+# The files below metrics/ that the gates read, without `.json`.
+METRICS = ("preprocess", "train", "merge", "awq", "eval/base", "eval/merged", "eval/awq")
+Metrics = dict[str, Any]
+
+
+class Gate(NamedTuple):
+    """One gate.
+
+    Attributes:
+        meaning: of its value.
+        value: computes the value from METRICS; None where it was not measured.
+        hint: what to see when it fails.
+    """
+
+    meaning: str
+    value: Callable[[Metrics], float | None]
+    hint: str
+
+
+def difference(one: float | None, other: float | None) -> float | None:
+    """Subtract; None where one value was not measured."""
+    return None if one is None or other is None else round(one - other, 6)
+
+
+def ratio(one: float | None, other: float | None) -> float | None:
+    """Divide; None where one value was not measured."""
+    return None if one is None or other is None else round(one / other, 6)
+
+
+def lost_share(data: dict[str, Any]) -> float:
+    """Return the share of rows that were dropped though the params do not ask for it."""
+    lost = sum(count for reason, count in data["rows_dropped"].items() if reason not in drop_reasons.WANTED)
+    return round(lost / data["rows_read"], 6)
+
+
+ANSWERS = "the answers in metrics/eval/answers.html"
+GATES = {
+    "rows_dropped_share": Gate(
+        "rows dropped / rows read, apart from those that the params drop on purpose",
+        lambda metrics: lost_share(metrics["preprocess"]),
+        "`rows_dropped` and `examples` in metrics/preprocess.json, then `make trace ROW=...` with such an example",
+    ),
+    "rows_without_supervised_tokens": Gate(
+        "rows without a token in the loss",
+        lambda metrics: metrics["preprocess"]["rows_without_supervised_tokens"],
+        "`examples` in metrics/preprocess.json: such rows end before an answer, or the template marks none",
+    ),
+    "rows_without_supervised_stop": Gate(
+        "rows that do not end with a stop token in the loss",
+        lambda metrics: metrics["preprocess"]["rows_without_supervised_stop"],
+        "`make show-tokens`; check the chat template, `base.stop_token`, and plain text, which has no stop token",
+    ),
+    "train_eval_loss": Gate(
+        "loss on the val rows, nats per token in the loss",
+        lambda metrics: metrics["train"]["eval_loss"],
+        "`make tensorboard` and docs/train.md; where the val loss rises, try fewer epochs, else more epochs or "
+        "another `train.sft.learning_rate`",
+    ),
+    "merge_kl_mean": Gate(
+        "KL divergence of merged from base + adapter, nats per token",
+        lambda metrics: metrics["merge"]["kl_mean"],
+        "docs/merge.md; check the dtype of the base model, and `train.lora.lora_alpha`, which may be too large",
+    ),
+    "merge_top1_agreement": Gate(
+        "share of tokens for which merged and base + adapter have the same most likely token",
+        lambda metrics: metrics["merge"]["top1_agreement"],
+        "docs/merge.md; check the dtype of the base model, and `train.lora.lora_alpha`, which may be too large",
+    ),
+    "merged_exact_match_gain": Gate(
+        "exact match, merged - base",
+        lambda metrics: difference(metrics["eval/merged"]["exact_match"], metrics["eval/base"]["exact_match"]),
+        f"{ANSWERS}, and `make tensorboard`; try another `train.sft.learning_rate`",
+    ),
+    "merged_perplexity_ratio": Gate(
+        "perplexity of the reference answers, merged / base",
+        lambda metrics: ratio(metrics["eval/merged"]["perplexity"], metrics["eval/base"]["perplexity"]),
+        "`make tensorboard`; check that the loss falls, also on the val rows",
+    ),
+    "merged_stop_rate": Gate(
+        "share of answers of merged that end with a stop token",
+        lambda metrics: metrics["eval/merged"]["stop_rate"],
+        f"{ANSWERS}; raise `eval.max_new_tokens` if they are only long, else check the loss mask with "
+        "`make show-tokens`",
+    ),
+    "merged_general_perplexity_ratio": Gate(
+        "forgetting: perplexity of general text, merged / base",
+        lambda metrics: ratio(
+            metrics["eval/merged"]["general_perplexity"], metrics["eval/base"]["general_perplexity"]
+        ),
+        "docs/eval.md; try a lower `train.sft.learning_rate`, fewer epochs, or general rows in data/raw",
+    ),
+    "merged_tasks_drop": Gate(
+        "forgetting: mean score of the tasks in `eval.tasks`, base - merged",
+        lambda metrics: difference(metrics["eval/base"]["tasks_mean"], metrics["eval/merged"]["tasks_mean"]),
+        "`tasks` in metrics/eval/*.json; try a lower `train.sft.learning_rate`, fewer epochs or more data",
+    ),
+    "awq_exact_match_drop": Gate(
+        "exact match, merged - awq",
+        lambda metrics: difference(metrics["eval/merged"]["exact_match"], metrics["eval/awq"]["exact_match"]),
+        f"{ANSWERS} and docs/awq.md; try a smaller `awq.group_size` or more `preprocess.calibration_rows`",
+    ),
+    "awq_perplexity_ratio": Gate(
+        "perplexity of the reference answers, awq / merged",
+        lambda metrics: ratio(metrics["eval/awq"]["perplexity"], metrics["eval/merged"]["perplexity"]),
+        "docs/awq.md; try a smaller `awq.group_size` or more `preprocess.calibration_rows`",
+    ),
+    "awq_size_ratio": Gate(
+        "size of the weight files, awq / merged",
+        lambda metrics: metrics["awq"]["size_ratio"],
+        "metrics/awq.json and `awq.ignore`; a small model is mostly embedding, which keeps 16 bits",
+    ),
+    "awq_stop_rate": Gate(
+        "share of answers of awq that end with a stop token",
+        lambda metrics: metrics["eval/awq"]["stop_rate"],
+        f"{ANSWERS} and docs/awq.md; try a smaller `awq.group_size`",
+    ),
+}
+
+
+def judge(metrics: Metrics, limits: Section) -> dict[str, dict[str, Any]]:
+    """Compute the verdict of every gate.
+
+    Args:
+        metrics: contents of METRICS by name.
+        limits: a `GatesParams`.
+
+    Returns:
+        For each gate `value`, `limit`, `bound` (min or max), `margin`, `passed` and `reason`. The margin is the
+        distance from value to limit, below 0 where the gate failed. A gate whose value was not measured passes.
+    """
+    verdicts = {}
+    for name, gate in GATES.items():
+        limit, value = getattr(limits, name), gate.value(metrics)
+        bound, number = ("min", limit.min) if limit.min is not None else ("max", limit.max)
+        # Rounded, as 1.05 - 1.01 is not 0.04 in binary; metrics have 6 digits, so no failure can round to 0.
+        margin = None if value is None else round(value - number if bound == "min" else number - value, 12)
+        verdicts[name] = {
+            "value": value,
+            "limit": number,
+            "bound": bound,
+            "margin": margin,
+            "passed": margin is None or margin >= 0,
+            "reason": limit.reason,
+        }
+    return verdicts

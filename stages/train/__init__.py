@@ -1,0 +1,1 @@
+"""The train stage: run it with `python -m stages.train`."""

@@ -1,0 +1,72 @@
+"""vLLM's server: it and its children end with the stage, however the stage ends."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from processes import alive
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+# A stage that starts a program which starts another, prints "running" when both run, and then does what it is told.
+# The program ignores SIGTERM, as vLLM does while it loads.
+STAGE = """
+import subprocess, sys, time
+import signal
+from pathlib import Path
+from stages.eval import vllm_server
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job has none
+SHELL = "trap '' TERM; sleep 1000 & echo $$ $!; wait"
+vllm_server.STOP_SECONDS = 0.5
+with vllm_server.running(["sh", "-c", SHELL], {}, Path(sys.argv[1])):
+    while len(Path(sys.argv[1]).read_text().split()) < 2:
+        time.sleep(0.01)
+    print("running", flush=True)
+    exec(sys.argv[2])
+"""
+
+
+def start(tmp_path: Path, then: str) -> tuple["subprocess.Popen[str]", list[int]]:
+    """Start the stage, and return it and the ids of the processes that it started."""
+    log = tmp_path / "log"
+    log.touch()
+    stage = subprocess.Popen(
+        [sys.executable, "-c", STAGE, str(log), then],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert stage.stdout is not None
+    assert stage.stdout.readline() == "running\n"
+    return stage, [int(pid) for pid in log.read_text(encoding="utf-8").split()]
+
+
+def wait_for_end(pids: list[int]) -> list[int]:
+    """Wait until the processes end, and return those that do not."""
+    end = time.monotonic() + 30
+    while any(map(alive, pids)) and time.monotonic() < end:
+        time.sleep(0.05)
+    return [pid for pid in pids if alive(pid)]
+
+
+@pytest.mark.parametrize("then", ["pass", "raise ValueError('a mistake')", "sys.exit(3)"])
+def test_no_process_is_left_when_the_stage_ends(tmp_path: Path, then: str) -> None:
+    stage, pids = start(tmp_path, then)
+    stage.communicate()
+    assert stage.returncode == {"pass": 0, "sys.exit(3)": 3}.get(then, 1)
+    assert wait_for_end(pids) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_no_process_is_left_when_a_signal_ends_the_stage(tmp_path: Path, number: signal.Signals) -> None:
+    stage, pids = start(tmp_path, "time.sleep(1000)")
+    assert all(map(alive, pids))
+    stage.send_signal(number)
+    stage.communicate()
+    assert stage.returncode != 0
+    assert wait_for_end(pids) == []

@@ -1,0 +1,80 @@
+"""A model hub for tests: a server on the loopback interface with the part of the hub's API that this project uses."""
+
+import hashlib
+import json
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub(ThreadingHTTPServer):
+    """Models and datasets by name, each a folder at one commit; `asked` lists the downloaded files."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.models: dict[str, Path] = {}
+        self.datasets: dict[str, Path] = {}
+        self.licences: dict[str, Any] = {}
+        self.asked: list[str] = []
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Answer(BaseHTTPRequestHandler):
+    server: Hub
+
+    def do_HEAD(self) -> None:
+        path = self.path.partition("?")[0]
+        body = self.find(path, "/api/models", "", self.server.models)
+        if body is None:
+            body = self.find(path, "/api/datasets", "/datasets", self.server.datasets)
+        if body is not None:
+            return self.send(body)
+        code = "GatedRepo" if "/lockstep/gated/" in path else "RepoNotFound"
+        self.send_response(403 if code == "GatedRepo" else 404)
+        self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+        return None
+
+    do_GET = do_HEAD
+
+    def find(self, path: str, api: str, files: str, folders: dict[str, Path]) -> bytes | None:
+        for name, folder in folders.items():
+            if path == f"{api}/{name}/tree/{COMMIT}":
+                return json.dumps(listing(folder)).encode()
+            if path == f"{api}/{name}/revision/{COMMIT}":
+                card = {"license": self.server.licences[name]} if name in self.server.licences else None
+                siblings = [{"rfilename": file["path"]} for file in listing(folder)]
+                return json.dumps({"id": name, "sha": COMMIT, "cardData": card, "siblings": siblings}).encode()
+            file = folder / path.removeprefix(f"{files}/{name}/resolve/{COMMIT}/")
+            if path.startswith(f"{files}/{name}/resolve/{COMMIT}/") and file.is_file():
+                if self.command == "GET":
+                    self.server.asked.append(file.relative_to(folder).as_posix())
+                return file.read_bytes()
+        return None
+
+    def send(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *arguments: Any) -> None:
+        """Stay silent."""
+
+
+def listing(folder: Path) -> list[dict[str, Any]]:
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [
+        {"type": "file", "path": path.relative_to(folder).as_posix(), "size": path.stat().st_size, "oid": "0" * 40}
+        for path in found
+    ]

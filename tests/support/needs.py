@@ -1,0 +1,37 @@
+"""Needs: programs and hardware that some tests need. Without them they skip, or fail with LOCKSTEP_REQUIRE_ALL.
+
+Each reason ends with the command that runs the skipped tests, as `make test` prints one line per reason.
+"""
+
+import os
+import runpy
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+# What is missing, and the command that brings it or runs the tests: the last lines of `make test`.
+NEEDS = {
+    "kernels": "a library for NVIDIA GPUs is missing; run `uv pip install liger-kernel flash-attn`",
+    "chromium": "no Chromium; run `apt install chromium`",
+    "engine": "no container engine answers; run `.ci/engine make test`",
+    "gpu": "no NVIDIA GPU; run `make test ARGS=tests/gpu` on a machine with one",
+    "models": "no models/awq; run `make repro`",
+    "nginx": "no nginx; run `apt install nginx-light`",
+    "no gpu": "an NVIDIA GPU is here; run `make test` on a machine without one",
+    "registry": "no docker-registry, which .ci/engine installs; run `.ci/engine make test`",
+    "root": "not root; run `sudo make test`",
+    "serving": "no environments in .serve; run `make .serve/vllm/.made .serve/webui/.made`",
+}
+
+
+def missing(need: str) -> NoReturn:
+    """Skip, or fail where LOCKSTEP_REQUIRE_ALL is set, as in .ci/run."""
+    if os.environ.get("LOCKSTEP_REQUIRE_ALL") and need not in ("gpu", "no gpu", "kernels"):
+        pytest.fail(f"LOCKSTEP_REQUIRE_ALL is set, and: {NEEDS.get(need, need)}")
+    pytest.skip(NEEDS.get(need, need))
+
+
+def has_gpu() -> bool:
+    """Whether this machine has an NVIDIA GPU, as docker/run sees it."""
+    return runpy.run_path(str(Path(__file__).parents[2] / "docker" / "runtime.py"))["has_gpu"]()

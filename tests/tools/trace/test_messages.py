@@ -1,0 +1,47 @@
+"""The messages of `make trace`, each in full once."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from trace_project import edit, pick, run
+
+from tools.trace import __main__ as trace
+
+pytestmark = pytest.mark.slow  # DVC runs a pipeline
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("rows.jsonl:29", "rows.jsonl:29: no such row; rows.jsonl has rows 1 to 28"),
+        ("rows.jsonl:0", "rows.jsonl:0: no such row; rows.jsonl has rows 1 to 28"),
+        ("row.jsonl:1", "row.jsonl:1: no such file in the manifest; try rows.jsonl, more.jsonl, talk.jsonl"),
+        ("other.csv:1", "other.csv:1: no such file in the manifest; try more.jsonl, rows.jsonl, talk.jsonl"),
+        ("at 10:30", "at 10:30: no row has this id or hash, and no kept row has these words; try others"),
+    ],
+)
+def test_a_row_that_does_not_exist(project: Path, fail: Callable[..., str], row: str, message: str) -> None:
+    assert fail(trace.main, row) == message
+
+
+def test_seven_digits_of_a_hash_are_too_few(project: Path, fail: Callable[..., str]) -> None:
+    digits = pick(project, file="rows.jsonl", line=3)["content_hash"][:7]
+    assert fail(trace.main, digits).startswith(f"{digits}: no row has this id or hash")
+
+
+def test_without_data_the_error_says_how_to_make_some(tmp_path: Path, fail: Callable[..., str]) -> None:
+    message = "data/prepared/manifest.parquet: no such file or folder; run `dvc repro` first"
+    assert fail(trace.main, "rows.jsonl:1") == message
+
+
+@pytest.mark.parametrize("rev", ["empty", "no-such-revision"])
+def test_a_revision_without_a_lock_is_one_line(project: Path, fail: Callable[..., str], rev: str) -> None:
+    assert fail(trace.main, "rows.jsonl:3", "--rev", rev).startswith("git show: fatal: ")
+
+
+def test_a_lock_from_before_the_manifest_is_one_line(project: Path, fail: Callable[..., str]) -> None:
+    edit(project / "dvc.lock", "manifest.parquet", "other.parquet")
+    run(project, "git add -A", "git commit -qm old")
+    message = "dvc.lock at HEAD: data/prepared/manifest.parquet is not in it; name a revision that has it"
+    assert fail(trace.main, "rows.jsonl:3", "--rev", "HEAD") == message

@@ -1,0 +1,1 @@
+"""Print the model card of a committed run."""

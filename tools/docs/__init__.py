@@ -1,0 +1,1 @@
+"""Write the generated parts of README.md, docs/ and dvc.yaml."""

@@ -1,0 +1,1 @@
+"""Print where a model comes from."""

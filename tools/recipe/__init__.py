@@ -1,0 +1,1 @@
+"""The recipe command: run it with `python -m tools.recipe`."""

@@ -1,0 +1,124 @@
+"""Proof: whether a model has the bytes of dvc.lock, the pipeline is up to date, and every gate passed."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+
+from stages.common import model_folder
+from stages.report.gates import GATES
+from tools.common import dvc_cache, repository
+from tools.common.dvc_lock import DvcLock, read_lock
+from tools.common.recorded_run import load_run
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of the workspace or of a git revision. It is proven when `problems` is empty."""
+
+    kind: str
+    folder: Path
+    rev: str | None
+    md5: str
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The name under which it is served; `make lineage NAME=...` finds its commit and data by it."""
+        return f"lockstep-{self.kind}-{self.md5[:8]}{'-unproven' if self.problems else ''}"
+
+
+def examine(kind: str, rev: str | None) -> Model:
+    """Find a model, and everything that speaks against serving it.
+
+    Args:
+        kind: base, adapter, merged or awq.
+        rev: a git revision; None: the workspace.
+
+    Raises:
+        click.ClickException: there is no such model.
+    """
+    if rev is not None:
+        return _examine_revision(kind, rev)
+    made = _recorded_md5(read_lock(None), kind)
+    model_folder.require(Path("models", kind), "make repro")
+    here = dvc_cache.folder_md5(Path("models", kind))
+    stale = list(_stale_stages())  # first: DVC removes from its cache what was changed there, through a link
+    problems = []
+    if here != made:
+        command = f"dvc checkout --force models/{kind}" if dvc_cache.cached_folder(made) else "make repro"
+        problems.append(f"models/{kind}: its md5 is {here}, in dvc.lock {made}; run `{command}` to restore it")
+    return Model(
+        kind, Path("models", kind), None, here, [*problems, *stale, *_failed_gates(_verdicts(), "make gate")]
+    )
+
+
+def examine_folder(folder: Path) -> Model:
+    """Find the model in a folder, which may lie outside the pipeline."""
+    if folder.parts[:-1] == ("models",):
+        return examine(folder.name, None)
+    model_folder.require(folder, "make repro")
+    problem = f"{folder}: not a model of this pipeline; dvc.lock has no hash of it"
+    return Model(folder.name, folder, None, dvc_cache.folder_md5(folder), [problem])
+
+
+def _examine_revision(kind: str, rev: str) -> Model:
+    """Judge a model by what was committed: dvc.lock, metrics and gates."""
+    found = load_run(repository.recorded(rev))
+    made = _recorded_md5(read_lock(rev), kind)
+    problems = []
+    if found["differs"]:
+        paths = ", ".join(found["differs"])
+        problems.append(f"{paths} at {rev}: the bytes differ from dvc.lock there; use another revision")
+    if not found["gates"]:
+        problems.append(f"metrics/gates.json at {rev}: no verdicts; use another revision")
+    failed = _failed_gates(found["gates"], f"git show {rev}:metrics/gates.json")
+    return Model(kind, Path("models", kind), rev, made, [*problems, *failed])
+
+
+def _recorded_md5(lock: DvcLock, kind: str) -> str:
+    """Return the md5 of a model in dvc.lock."""
+    path = f"models/{kind}"
+    for stage in lock.stages:
+        if known := lock.entry(stage, "outs", path):
+            return str(known["md5"])
+    if lock.rev:
+        raise click.ClickException(f"dvc.lock at {lock.rev}: {path} is not in it; use a revision that has it")
+    raise click.ClickException(f"dvc.lock: {path} is not in it; run `make repro` first")
+
+
+def _stale_stages() -> Iterator[str]:
+    """Tell which stages would run again, and why. `dvc status` is asked, as DVC knows the hashes of large files."""
+    command = [sys.executable, "-m", "dvc", "status", "--json"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    if asked.returncode:
+        raise click.ClickException(f"dvc status: {asked.stderr.strip()}")
+    stages = json.loads(asked.stdout)
+    if stages:
+        causes = (f"{stage} ({', '.join(dict.fromkeys(_causes(stages[stage])))})" for stage in sorted(stages))
+        yield f"the pipeline is stale: {'; '.join(causes)}; run `make repro`"
+
+
+def _causes(changes: list[str | dict[str, dict[str, str]]]) -> Iterator[str]:
+    for change in changes:
+        if isinstance(change, str):
+            yield change
+            continue
+        for entries in change.values():
+            for path, state in entries.items():
+                yield f"params {', '.join(sorted(state))}" if isinstance(state, dict) else f"{path} {state}"
+
+
+def _verdicts() -> dict[str, dict[str, bool]]:
+    path = Path("metrics/gates.json")
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _failed_gates(verdicts: dict[str, dict[str, bool]], command: str) -> Iterator[str]:
+    """List the gates that failed, in one line."""
+    if failed := [name for name in [*GATES, *verdicts] if name in verdicts and not verdicts[name]["passed"]]:
+        yield f"gates failed: {', '.join(dict.fromkeys(failed))}; `{command}` shows the values"

@@ -1,0 +1,92 @@
+"""vLLM command: the command line and the environment of `vllm serve`, from the section `serve` of params.yaml."""
+
+import json
+import os
+from pathlib import Path
+
+import click
+
+from stages.eval.vllm_server import SETTINGS
+from tools.serve.params import ServeParams
+
+BUSY_PROCESSES = 2  # processes of vLLM that wait without sleeping: the engine, and its worker on a CPU
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the values that --max-lora-rank accepts
+
+
+def find_vllm() -> Path:
+    """Return the path of vLLM's command: in VLLM_VENV, or else in .serve/vllm.
+
+    Raises:
+        click.ClickException: vLLM is not installed there.
+    """
+    path = Path(os.environ.get("VLLM_VENV", ".serve/vllm")).absolute() / "bin" / "vllm"
+    if not path.exists():
+        raise click.ClickException(f"{path}: vLLM is not installed; `make serve` installs it")
+    return path
+
+
+def vllm_arguments(params: ServeParams, name: str, adapters: dict[str, Path]) -> list[str]:
+    """Return the arguments that follow `vllm serve FOLDER`, except the address.
+
+    Args:
+        params: the settings.
+        name: the name under which the model is served.
+        adapters: LoRA folders by the names under which they are served beside it.
+    """
+    found = ["--served-model-name", name, "--load-format", "safetensors", "--disable-fastapi-docs"]
+    for key, value in params.vllm.items():
+        flag = key.replace("_", "-")
+        if isinstance(value, bool):
+            found.append(f"--{'' if value else 'no-'}{flag}")
+        elif value is not None:
+            found += [f"--{flag}", json.dumps(value) if isinstance(value, dict | list) else str(value)]
+    if adapters:
+        rank = max(
+            json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["r"] for path in adapters.values()
+        )
+        found += ["--enable-lora", "--max-lora-rank", str(min(accepted for accepted in RANKS if accepted >= rank))]
+        found += ["--lora-modules", *(f"{alias}={path}" for alias, path in adapters.items())]
+    return found
+
+
+def dynamo_disabled(params: ServeParams) -> str:
+    """Return the value of TORCHDYNAMO_DISABLE: with enforce_eager nothing is compiled and no compiler is needed."""
+    return str(int(bool(params.vllm.get("enforce_eager"))))
+
+
+def leave_a_core(params: ServeParams, cores: int | None = None) -> dict[str, str]:
+    """Return the variables that keep one core free on a machine of few cores.
+
+    vLLM's engine and worker wait without sleeping. On two cores they take both: the API and nginx then wait a second
+    and more, and answers do not stream. With these variables the worker is part of the engine, and computes on all
+    cores except one, unless OMP_NUM_THREADS says otherwise.
+
+    Args:
+        params: a model that is split over GPUs or machines keeps its workers.
+        cores: number of cores; None: those of this machine.
+    """
+    cores = cores or os.cpu_count() or 1
+    split = any((params.vllm.get(key) or 1) > 1 for key in ("tensor_parallel_size", "pipeline_parallel_size"))
+    if split or cores > BUSY_PROCESSES:
+        return {}
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores - 1))
+    return {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": threads}
+
+
+def vllm_variables(params: ServeParams, key: str) -> dict[str, str]:
+    """Return vLLM's environment: ours without VLLM_* and PYTHON*, no development mode, no network.
+
+    Args:
+        params: the settings.
+        key: the API key that clients must send.
+    """
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("VLLM_", "PYTHON"))}
+    own = {
+        "DO_NOT_TRACK": "1",
+        "TORCHDYNAMO_DISABLE": dynamo_disabled(params),
+        "VLLM_API_KEY": key,
+        "VLLM_CPU_KVCACHE_SPACE": str(params.kv_cache_gib),
+        "VLLM_HOST_IP": "127.0.0.1",  # its processes find each other there
+        "VLLM_LOGGING_COLOR": "0",
+    }
+    return inherited | SETTINGS | leave_a_core(params) | own
