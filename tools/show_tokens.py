@@ -39,7 +39,7 @@ def main(count: int, row: str | None, split: str | None, ids: bool) -> None:
     files.require(Path(MANIFEST), "dvc repro")
     files.require(TOKENIZER, "dvc repro base")
     record = find_row(row, split) if row else None
-    split = split or (record["fate"] if record else "train")
+    split = split or (record["outcome"] if record else "train")
     table = tokens.table(Path(f"data/prepared/{split}.arrow"))
 
     import tokenizers
@@ -71,12 +71,12 @@ def find_row(row: str, split: str | None) -> Record:
     record = find_by_id(Path(MANIFEST), row)
     if record is None:
         raise click.ClickException(f"{row}: not a row id, such as skills.jsonl:17; `make trace` finds rows by words")
-    if record["fate"] == "dropped":
+    if record["outcome"] == "dropped":
         raise click.ClickException(
             f"{row}: dropped ({record['reason']}), so it has no tokens; see `make trace ROW={row}`"
         )
-    if split not in (None, record["fate"], "calibration" if record["calibration"] else None):
-        raise click.ClickException(f"{row}: a {record['fate']} row, not in {split}; leave SPLIT out")
+    if split not in (None, record["outcome"], "calibration" if record["calibration"] else None):
+        raise click.ClickException(f"{row}: a {record['outcome']} row, not in {split}; leave SPLIT out")
     return record
 
 
@@ -89,7 +89,7 @@ def chosen_rows(record: Record | None, split: str, count: int) -> list[tuple[int
         return [pair for pair in drawn_rows if record in (None, pair[1])][:count]
     if record:
         return [(record["position"], record)]
-    first = (pc.field("fate") == split) & (pc.field("position") < count)
+    first = (pc.field("outcome") == split) & (pc.field("position") < count)
     return [(found["position"], found) for found in read_records(Path(MANIFEST), first)]
 
 

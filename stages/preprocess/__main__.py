@@ -23,9 +23,11 @@ from stages.preprocess.params import PreprocessParams
 @click.option("--out", type=click.Path(path_type=Path), default="data/prepared", show_default=True)
 @click.option("--metrics", type=click.Path(path_type=Path), default="metrics/preprocess.json", show_default=True)
 @click.option("--lengths", type=click.Path(path_type=Path), default="metrics/lengths.csv", show_default=True)
-@click.option("--fates", type=click.Path(path_type=Path), default="metrics/fates.csv", show_default=True)
+@click.option(
+    "--outcomes", "outcomes_csv", type=click.Path(path_type=Path), default="metrics/outcomes.csv", show_default=True
+)
 def main(
-    params: Path, raw: Path, benchmarks: Path, base: Path, out: Path, metrics: Path, lengths: Path, fates: Path
+    params: Path, raw: Path, benchmarks: Path, base: Path, out: Path, metrics: Path, lengths: Path, outcomes_csv: Path
 ) -> None:
     # Params
     config = load_params(params, "preprocess", PreprocessParams)
@@ -59,7 +61,7 @@ def main(
             # Outputs
             write_prepared(scratch / ROWS, facts, outcomes, [source.path.name for source in sources], folder)
         counts = count_rows(sources, facts, outcomes)
-        plots = {lengths: length_table(facts, outcomes), fates: outcome_table(counts)}
+        plots = {lengths: length_table(facts, outcomes), outcomes_csv: outcome_table(counts)}
         files.write_texts({metrics: files.dump_json(counts)} | plots)
     click.echo(
         f"{counts['rows_read']} rows read, {counts['rows_kept']} kept: "

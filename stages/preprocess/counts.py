@@ -93,7 +93,7 @@ def length_table(facts: pa.Table, outcomes: Outcomes) -> str:
 def outcome_table(counts: dict[str, Any]) -> str:
     """Return the number of rows by outcome and drop reason, as CSV for `dvc plots`."""
     rows = {"train": counts["rows_train"], "val": counts["rows_val"], **counts["rows_dropped"]}
-    return "fate,rows\n" + "".join(f"{outcome},{number}\n" for outcome, number in rows.items())
+    return "outcome,rows\n" + "".join(f"{outcome},{number}\n" for outcome, number in rows.items())
 
 
 def _findings(facts: pa.Table) -> "dict[str, NDArray[np.int64]]":

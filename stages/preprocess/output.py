@@ -19,14 +19,14 @@ MANIFEST = pa.schema(
         "file": pa.string(),
         "line": pa.int64(),
         "content_hash": pa.string(),
-        "fate": pa.string(),
+        "outcome": pa.string(),
         "reason": pa.string(),
         "calibration": pa.bool_(),
         "tokens": pa.int32(),
         "supervised_tokens": pa.int32(),
         "truncated": pa.bool_(),
         "findings": pa.string(),
-        "twin": pa.string(),
+        "duplicate_of": pa.string(),
         "position": pa.int64(),
     }
 )
@@ -70,11 +70,11 @@ def _entries(batch: pa.RecordBatch, part: Outcomes, names: list[str], originals:
     columns |= {
         "file": [names[number] for number in batch["file"].to_pylist()],
         "content_hash": [digest.hex() if digest else None for digest in batch["content_hash"].to_pylist()],
-        "fate": np.where(part.train, "train", np.where(part.val, "val", "dropped")).tolist(),
+        "outcome": np.where(part.train, "train", np.where(part.val, "val", "dropped")).tolist(),
         "reason": [DROP_REASONS[code] if code >= 0 else None for code in part.drop_reason.tolist()],
         "calibration": part.calibration,
         "truncated": pc.greater(batch["tokens_cut"], 0),
-        "twin": originals,
+        "duplicate_of": originals,
         "position": [position if position >= 0 else None for position in part.position.tolist()],
     }
     return pa.record_batch(columns, schema=MANIFEST)

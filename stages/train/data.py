@@ -167,6 +167,6 @@ def row_ids(path: Path, batch: dict[str, Any]) -> list[str]:
     manifest = path.with_name("manifest.parquet")
     if not manifest.exists():
         return [f"{path.name} row {position}" for position in positions]
-    chosen = (pc.field("fate") == path.stem) & pc.field("position").isin(positions)
+    chosen = (pc.field("outcome") == path.stem) & pc.field("position").isin(positions)
     found = pq.read_table(manifest, columns=["file", "line"], filters=chosen).to_pylist()
     return [f"{row['file']}:{row['line']}" for row in found]

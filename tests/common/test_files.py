@@ -152,7 +152,7 @@ def test_only_weight_files_count_as_size(tmp_path: Path) -> None:
     [
         (base.main, "--out blocked/out", "blocked/out"),
         (preprocess.main, "--out blocked/out", "blocked/out"),
-        (preprocess.main, "--out out --fates blocked/fates.csv", "blocked/fates.csv"),
+        (preprocess.main, "--out out --outcomes blocked/outcomes.csv", "blocked/outcomes.csv"),
         (train.main, "--out blocked/out --curves curves --metrics scores.json", "blocked/out"),
         (train.main, "--out out --curves blocked/curves --metrics scores.json", "blocked/curves"),
         (merge.main, "--out blocked/out", "blocked/out"),

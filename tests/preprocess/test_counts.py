@@ -27,7 +27,9 @@ def test_every_row_is_kept_or_counted(prepare: Prepare, byte_base: Path) -> None
     assert found["rows_without_supervised_stop"] == found["rows_without_supervised_tokens"] == 0
     assert found["examples"]["duplicate"] == [f"b.json:{number}" for number in range(1, 6)]
     entries = accounting.check(found, folder / "data" / "raw", folder / "data" / "prepared", byte_base)
-    assert [entry["twin"] for entry in entries if entry["twin"]] == [f"a.jsonl:{number}" for number in range(26, 31)]
+    assert [entry["duplicate_of"] for entry in entries if entry["duplicate_of"]] == [
+        f"a.jsonl:{number}" for number in range(26, 31)
+    ]
 
 
 def test_the_printed_lines_have_the_counts(write_raw: Prepare, succeed: Callable[..., str], byte_base: Path) -> None:

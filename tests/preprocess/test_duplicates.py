@@ -207,7 +207,7 @@ def test_the_first_of_near_duplicates_is_kept(prepare: Prepare, byte_base: Path)
     contents = {"a.jsonl": lines([*(group[0] for group in groups), *rest])}
     folder = prepare(contents, {"preprocess.max_length": 4000, "preprocess.max_dropped_share": 1.0})
     assert counts(folder)["rows_dropped"] == {"near_duplicate": 45}
-    assert [entry["twin"] for entry in manifest(folder)][15:] == [
+    assert [entry["duplicate_of"] for entry in manifest(folder)][15:] == [
         f"a.jsonl:{n}" for n in range(1, 16) for _ in range(3)
     ]
     assert sorted(questions(kept(folder))) == sorted(group[0]["instruction"] for group in groups)

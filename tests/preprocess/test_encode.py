@@ -88,8 +88,8 @@ def test_truncated_text_has_max_length_tokens(prepare: Prepare) -> None:
         (50, False),
         (50, True),
     ]
-    assert [read(folder, entry["fate"])[entry["position"]]["text"] for entry in entries] == [*texts[:3], "é" * 25]
-    stored = [tokens.read(folder / "data" / "prepared" / f"{e['fate']}.arrow")[e["position"]] for e in entries]
+    assert [read(folder, entry["outcome"])[entry["position"]]["text"] for entry in entries] == [*texts[:3], "é" * 25]
+    stored = [tokens.read(folder / "data" / "prepared" / f"{e['outcome']}.arrow")[e["position"]] for e in entries]
     assert [257 in ids for ids, _ in stored] == [True, False, True, False]  # <end>
     assert all(set(mask) == {1} for _, mask in stored)
 

@@ -74,7 +74,7 @@ def run(folder: Path, params: int, contents: dict[str, bytes]) -> dict[str, Any]
         (folder / "raw" / name).write_bytes(content)
     paths = {
         "params": f"{params}.yaml", "raw": "raw", "benchmarks": "benchmarks", "base": "base", "out": "out",
-        "metrics": "metrics.json", "lengths": "lengths.csv", "fates": "fates.csv",
+        "metrics": "metrics.json", "lengths": "lengths.csv", "outcomes": "outcomes.csv",
     }  # fmt: skip
     arguments = [part for name, path in paths.items() for part in (f"--{name}", str(folder / path))]
     result = CliRunner().invoke(stage.main, arguments)

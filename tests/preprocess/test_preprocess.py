@@ -80,7 +80,7 @@ def test_the_spelling_of_a_file_changes_no_row(prepare: Prepare, change: Callabl
     changes = GOLDEN_PARAMS | {"preprocess.files": {}}
     before = outputs(prepare(plain, changes))
     after = outputs(prepare({name: change(data) for name, data in plain.items()}, changes))
-    for name in (*PREPARED[:6], "lengths.csv", "fates.csv"):
+    for name in (*PREPARED[:6], "lengths.csv", "outcomes.csv"):
         assert after[name] == before[name], name
 
 
@@ -111,7 +111,7 @@ def test_every_format_and_file_type_gives_the_same_rows(prepare: Prepare) -> Non
     results = []
     for content in contents:
         found = outputs(prepare(content))
-        results.append([found[name] for name in (*PREPARED[:6], "lengths.csv", "fates.csv")])
+        results.append([found[name] for name in (*PREPARED[:6], "lengths.csv", "outcomes.csv")])
     assert all(result == results[0] for result in results)
 
 

@@ -20,10 +20,10 @@ def check(counts: dict[str, Any], raw_folder: Path, prepared: Path, base: Path, 
     places = [(path.name, row.line) for path in data_files(raw_folder) for row in read_rows(path, sample_by)]
     assert [(entry["file"], entry["line"]) for entry in manifest] == places
     assert len(places) == len(set(places)) == counts["rows_read"]
-    fates = Counter(entry["fate"] for entry in manifest)
-    reasons = Counter(entry["reason"] for entry in manifest if entry["fate"] == "dropped")
+    outcomes = Counter(entry["outcome"] for entry in manifest)
+    reasons = Counter(entry["reason"] for entry in manifest if entry["outcome"] == "dropped")
     assert reasons == counts["rows_dropped"]
-    assert (fates["train"], fates["val"]) == (counts["rows_train"], counts["rows_val"])
+    assert (outcomes["train"], outcomes["val"]) == (counts["rows_train"], counts["rows_val"])
     assert counts["rows_read"] == counts["rows_train"] + counts["rows_val"] + sum(counts["rows_dropped"].values())
     assert counts["rows_kept"] == counts["rows_train"] + counts["rows_val"]
     for name, share in counts["files"].items():
@@ -34,7 +34,7 @@ def check(counts: dict[str, Any], raw_folder: Path, prepared: Path, base: Path, 
     _check_examples(manifest, counts)
     chat_tokenizer = chat.load(base)
     for split in ("train", "val"):
-        _check_split(prepared / split, chat_tokenizer, [entry for entry in manifest if entry["fate"] == split])
+        _check_split(prepared / split, chat_tokenizer, [entry for entry in manifest if entry["outcome"] == split])
     texts = (prepared / "train.jsonl").read_bytes().split(b"\n")
     chosen = [texts[entry["position"]] for entry in manifest if entry["calibration"]]
     assert chosen == (prepared / "calibration.jsonl").read_bytes().split(b"\n")[:-1]
@@ -46,10 +46,10 @@ def _check_examples(manifest: Entries, counts: dict[str, Any]) -> None:
     ids = [f"{entry['file']}:{entry['line']}" for entry in manifest]
     seen = set()
     for row, entry in zip(ids, manifest, strict=True):
-        assert (entry["twin"] is None) == (entry["reason"] not in ("duplicate", "near_duplicate"))
-        assert entry["twin"] is None or entry["twin"] in seen
-        assert (entry["position"] is None) == (entry["fate"] == "dropped") == (entry["reason"] is not None)
-        assert entry["fate"] == "dropped" or entry["content_hash"]
+        assert (entry["duplicate_of"] is None) == (entry["reason"] not in ("duplicate", "near_duplicate"))
+        assert entry["duplicate_of"] is None or entry["duplicate_of"] in seen
+        assert (entry["position"] is None) == (entry["outcome"] == "dropped") == (entry["reason"] is not None)
+        assert entry["outcome"] == "dropped" or entry["content_hash"]
         seen.add(row)
     for reason, number in counts["rows_dropped"].items():
         rows = [row for row, entry in zip(ids, manifest, strict=True) if entry["reason"] == reason]

@@ -13,7 +13,7 @@ from stages.preprocess import __main__ as stage
 
 TEXTS = ("train.jsonl", "val.jsonl", "calibration.jsonl")
 PREPARED = (*TEXTS, "train.arrow", "val.arrow", "calibration.arrow", "manifest.parquet")
-METRICS = ("preprocess.json", "lengths.csv", "fates.csv")
+METRICS = ("preprocess.json", "lengths.csv", "outcomes.csv")
 
 Rows = list[dict[str, Any]]
 Contents = dict[str, str | bytes]

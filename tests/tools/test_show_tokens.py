@@ -100,7 +100,7 @@ def check_row(folder: Path, header: str, shown: str, row: tokens.TokenRow) -> No
 def test_rows_are_those_of_the_token_file(folder: Path, succeed: Callable[..., str], split: str) -> None:
     rows = tokens.read(folder / f"data/prepared/{split}.arrow")
     found = blocks(succeed(show_tokens.main, "--split", split, "--n", "99"))
-    wanted = {"calibration": True} if split == "calibration" else {"fate": split}
+    wanted = {"calibration": True} if split == "calibration" else {"outcome": split}
     assert [header.rpartition(": ")[0] for header in found] == [
         row_id(record) for record in records(folder, **wanted)
     ]
@@ -110,7 +110,7 @@ def test_rows_are_those_of_the_token_file(folder: Path, succeed: Callable[..., s
 
 
 def test_three_train_rows_are_shown_by_default(folder: Path, succeed: Callable[..., str]) -> None:
-    first = [row_id(record) for record in records(folder, fate="train")[:3]]
+    first = [row_id(record) for record in records(folder, outcome="train")[:3]]
     assert [header.rpartition(": ")[0] for header in blocks(succeed(show_tokens.main))] == first
     assert len(blocks(succeed(show_tokens.main, "--n", "1", "--split", "val"))) == 1
 
@@ -134,7 +134,7 @@ def test_all_of_a_plain_text_is_supervised(folder: Path, succeed: Callable[..., 
 
 def test_ids_stand_behind_their_text(folder: Path, succeed: Callable[..., str]) -> None:
     record = records(folder, file="talk.jsonl")[0]
-    row = tokens.read(folder / f"data/prepared/{record['fate']}.arrow")[record["position"]]
+    row = tokens.read(folder / f"data/prepared/{record['outcome']}.arrow")[record["position"]]
     shown = succeed(show_tokens.main, "--ids", "--row", "talk.jsonl:1")
     printed = [int(number) for group in re.findall(r"\(([\d ]+)\)", shown) for number in group.split()]
     assert printed == row.ids
@@ -166,7 +166,7 @@ def test_a_row_that_cannot_be_shown(
 
 
 def test_a_row_of_another_split(folder: Path, fail: Callable[..., str]) -> None:
-    row = row_id(records(folder, fate="train", calibration=False)[0])
+    row = row_id(records(folder, outcome="train", calibration=False)[0])
     for split in ("val", "calibration"):
         message = f"{row}: a train row, not in {split}; leave SPLIT out"
         assert fail(show_tokens.main, "--row", row, "--split", split) == message

@@ -1,6 +1,6 @@
 """Time the preprocess stage against the least that its work can cost: read, tokenise, write.
 
-The rows are generated: alpaca's lengths, words by Zipf's law, a tokenizer of 32,000 entries learnt from them. The
+The rows are generated: alpaca's lengths, words by Zipf's law, a tokenizer of 32,000 entries trained on them. The
 lower bound reads the same file, renders each row with one f-string, calls `encode_batch` with the same threads and
 writes the ids; it checks, masks and counts nothing. Both run as processes of their own, one after the other. Run it
 with `make bench`, or with `docker/run --no-log python -m tools.bench.preprocess`.
@@ -69,7 +69,7 @@ def main(rows: int, large: int, repeats: int) -> None:
             "--raw",
             data.parent,
         ]
-        outs = ["--out", "out", "--metrics", "metrics.json", "--lengths", "lengths.csv", "--fates", "fates.csv"]
+        outs = ["--out", "out", "--metrics", "metrics.json", "--lengths", "lengths.csv", "--outcomes", "outcomes.csv"]
         bound: list[str | Path] = [sys.executable, "-c", BOUND, base / "tokenizer.json", data, folder / "bound.arrow"]
         pairs = [(run(bound, folder), run([*stage, *outs], folder)) for _ in range(repeats)]
         bare, full = (sorted(costs)[repeats // 2] for costs in zip(*pairs, strict=True))
@@ -109,7 +109,7 @@ def run(command: list[str | Path], folder: Path) -> Cost:
 
 
 def make_workspace(folder: Path, rows: int) -> tuple[Path, Path, Path]:
-    """Write rows, the chat side of a model whose tokenizer was learnt from them, and params."""
+    """Write rows, the chat side of a model whose tokenizer was trained on them, and params."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     from stages.base.tiny_tokenizer import CHAT_TEMPLATE

@@ -15,9 +15,17 @@ Record = dict[str, Any]
 
 
 def read_records(manifest: Path, filters: Any) -> list[Record]:
-    """Read the records that pass a filter (a pyarrow expression), from the row groups that may hold some."""
+    """Read the records that pass a filter (a pyarrow expression), from the row groups that may hold some.
+
+    Raises:
+        click.ClickException: a run before v0.1.0 wrote the manifest, with other names of columns.
+    """
     from pyarrow import parquet
 
+    if "outcome" not in parquet.read_schema(manifest).names:
+        raise click.ClickException(
+            f"{manifest}: written before v0.1.0; check that revision out, and run `make trace` there"
+        )
     return parquet.read_table(manifest, filters=filters).to_pylist()
 
 
@@ -62,4 +70,4 @@ def find_by_hash(manifest: Path, text: str) -> list[Record]:
     if not re.fullmatch(r"[0-9a-f]{8,32}", text.lower()):
         return []
     found = read_records(manifest, pc.starts_with(pc.field("content_hash"), text.lower()))
-    return [record for record in found if record["fate"] != "dropped"] or found
+    return [record for record in found if record["outcome"] != "dropped"] or found

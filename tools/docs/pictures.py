@@ -17,7 +17,7 @@ MARKS = ("exact_match", "rouge_l", "chrf", "stop_rate", "tasks_mean")  # from 0 
 # that `--check` sees whether it is out of date.
 BARS = {
     Path("docs/images/lengths.png"): (Path("metrics/lengths.csv"), "tokens", "rows"),
-    Path("docs/images/fates.png"): (Path("metrics/fates.csv"), "fate", "rows"),
+    Path("docs/images/outcomes.png"): (Path("metrics/outcomes.csv"), "outcome", "rows"),
 }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from stages.preprocess import __main__ as preprocess
+from stages.preprocess.__main__ import main as run_preprocess
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = Path(os.environ.get("LOCKSTEP_ROWS", "nowhere"))
@@ -60,8 +60,8 @@ def prepare(file: Path, changes: dict[str, Any]) -> dict[str, Any]:
         with (folder / "params.yaml").open("w", encoding="utf-8") as params:
             yaml.dump(document, params)
         paths = {"params": "params.yaml", "raw": "raw", "benchmarks": "none", "out": "out"}
-        paths |= {"metrics": "metrics.json", "lengths": "lengths.csv", "fates": "fates.csv"}
+        paths |= {"metrics": "metrics.json", "lengths": "lengths.csv", "outcomes": "outcomes.csv"}
         arguments = [part for option, path in paths.items() for part in (f"--{option}", str(folder / path))]
         with contextlib.redirect_stdout(io.StringIO()):
-            preprocess.main([*arguments, "--base", str(ROOT / "models" / "base")], standalone_mode=False)
+            run_preprocess([*arguments, "--base", str(ROOT / "models" / "base")], standalone_mode=False)
         return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))

@@ -35,7 +35,7 @@ def main(row: str, rev: str | None) -> None:
         raise click.ClickException(f"{row}: no row has this id or hash, and no kept row has these words; try others")
     if len(found) > 1:
         for record in found[:LISTED]:
-            click.echo(f"{row_id(record)}  {record['fate']}")
+            click.echo(f"{row_id(record)}  {record['outcome']}")
         count = f"more than {LISTED} rows" if len(found) > LISTED else f"{len(found)} rows"
         click.echo(f"{count} match; `make trace ROW={row_id(found[0])}` shows one", err=True)
         return
@@ -53,13 +53,13 @@ def find_by_words(manifest: Path, text: str, lock: DvcLock) -> list[Record]:
         file = f"data/prepared/{split}.jsonl"
         positions = find_rows(lock.path(file), text.lower().split(), left) if left else []
         if positions:
-            found += read_records(manifest, (pc.field("fate") == split) & pc.field("position").isin(positions))
+            found += read_records(manifest, (pc.field("outcome") == split) & pc.field("position").isin(positions))
     return found
 
 
 def facts(record: Record, manifest: Path, lock: DvcLock) -> Iterator[tuple[str, str]]:
     """Yield what the manifest says of a row, then the row itself, shortened."""
-    outcome, position = record["fate"], record["position"]
+    outcome, position = record["outcome"], record["position"]
     yield "row", f"{row_id(record)} in data/raw"
     yield "content hash", record["content_hash"] or "none: the row is not a conversation"
     if outcome == "dropped":
@@ -75,11 +75,11 @@ def facts(record: Record, manifest: Path, lock: DvcLock) -> Iterator[tuple[str, 
         yield "findings", record["findings"]
     if outcome == "train":
         yield "calibration", "yes" if record["calibration"] else "no"
-    shown = find_by_id(manifest, record["twin"]) if record["twin"] else record
+    shown = find_by_id(manifest, record["duplicate_of"]) if record["duplicate_of"] else record
     if shown and shown is not record:
-        yield "duplicate of", f"{record['twin']} ({shown['fate']}):"
+        yield "duplicate of", f"{record['duplicate_of']} ({shown['outcome']}):"
     if shown and shown["position"] is not None:
-        file = lock.path(f"data/prepared/{shown['fate']}.jsonl")
+        file = lock.path(f"data/prepared/{shown['outcome']}.jsonl")
         yield from shortened(list(messages(read_row(file, shown["position"]))))
     elif lock.rev is None:
         yield from raw_row(record)

@@ -19,13 +19,17 @@ def models(record: Record, lock: DvcLock) -> Iterator[tuple[str, str]]:
         yield "models", f"unknown: dvc.lock does not have {MANIFEST}; run `dvc repro`"
     elif lock.rev is None and not lock.holds(MANIFEST):
         yield "models", f"unknown: {MANIFEST} is not the one in dvc.lock; run `dvc repro`"
-    elif record["fate"] == "train":
+    elif record["outcome"] == "train":
         yield from trained(record, lock)
-    elif record["fate"] == "val":
+    elif record["outcome"] == "val":
         yield "models", "none is trained on it"
         yield from scored(record, lock)
     else:
-        original = f"; `make trace ROW={record['twin']}` shows the row that is kept" if record["twin"] else ""
+        original = (
+            f"; `make trace ROW={record['duplicate_of']}` shows the row that is kept"
+            if record["duplicate_of"]
+            else ""
+        )
         yield "models", f"none is trained on it{original}"
 
 

@@ -18,7 +18,7 @@ def test_a_duplicate_is_shown_with_the_row_that_is_kept(project: Path, succeed: 
     assert found[2:] == [
         ("outcome", "dropped: an earlier row says the same (duplicate)"),
         ("tokens", f"{record['tokens']}, {record['supervised_tokens']} of them supervised"),
-        ("duplicate of", f"rows.jsonl:1 ({kept['fate']}):"),
+        ("duplicate of", f"rows.jsonl:1 ({kept['outcome']}):"),
         ("user", "What is ax?"),
         ("assistant", "A ax is a thing."),
         ("models", "none is trained on it; `make trace ROW=rows.jsonl:1` shows the row that is kept"),
@@ -84,7 +84,7 @@ def test_ten_of_many_rows_are_listed(project: Path, succeed: Callable[..., str])
     for line in listed:
         name, _, outcome = line.partition("  ")
         record = pick(project, file="rows.jsonl", line=int(name.split(":")[1]))
-        assert record["fate"] == outcome
+        assert record["outcome"] == outcome
         assert "Count from" in ROWS[record["line"] - 1]["instruction"]
 
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow  # DVC runs a pipeline
 
 
 def test_a_train_row_is_followed_to_the_models(project: Path, succeed: Callable[..., str]) -> None:
-    record = pick(project, fate="train", file="rows.jsonl", calibration=False)
+    record = pick(project, outcome="train", file="rows.jsonl", calibration=False)
     given = ROWS[record["line"] - 1]
     assert parts(succeed(trace.main, row_id(record))) == [
         ("row", f"rows.jsonl:{record['line']} in data/raw"),
@@ -37,7 +37,7 @@ def test_awq_was_calibrated_on_a_calibration_row(project: Path, succeed: Callabl
 
 
 def test_a_val_row_was_only_scored_on(project: Path, succeed: Callable[..., str]) -> None:
-    found = parts(succeed(trace.main, row_id(pick(project, fate="val", position=3))))
+    found = parts(succeed(trace.main, row_id(pick(project, outcome="val", position=3))))
     assert found[-4:] == [
         ("models", "none is trained on it"),
         *((f"models/{name}", "scored on it") for name in ("base", "merged", "awq")),
@@ -45,13 +45,13 @@ def test_a_val_row_was_only_scored_on(project: Path, succeed: Callable[..., str]
 
 
 def test_a_val_row_beyond_eval_rows_was_not_scored_on(project: Path, succeed: Callable[..., str]) -> None:
-    found = parts(succeed(trace.main, row_id(pick(project, fate="val", position=4))))
+    found = parts(succeed(trace.main, row_id(pick(project, outcome="val", position=4))))
     assert found[-1] == ("models/awq", "not scored on it: eval.rows takes the first 4 val rows")
 
 
 def test_without_a_lock_no_model_is_named(project: Path, succeed: Callable[..., str]) -> None:
     (project / "dvc.lock").unlink()
-    found = parts(succeed(trace.main, row_id(pick(project, fate="train"))))
+    found = parts(succeed(trace.main, row_id(pick(project, outcome="train"))))
     assert found[-1] == (
         "models",
         "unknown: dvc.lock does not have data/prepared/manifest.parquet; run `dvc repro`",
@@ -61,7 +61,7 @@ def test_without_a_lock_no_model_is_named(project: Path, succeed: Callable[..., 
 
 def test_a_manifest_newer_than_the_lock_names_no_model(project: Path, succeed: Callable[..., str]) -> None:
     run(project, f"{sys.executable} -m stages.preprocess")
-    row = row_id(pick(project, fate="train"))
+    row = row_id(pick(project, outcome="train"))
     before = parts(succeed(trace.main, row))
     assert before[-1][0] == "models/awq"  # the same bytes again
     edit(project / "data/raw/rows.jsonl", "Count from 3 ", "Please count from 3 ")
@@ -75,7 +75,7 @@ def test_a_manifest_newer_than_the_lock_names_no_model(project: Path, succeed: C
 def test_a_model_trained_on_other_rows_is_not_named(project: Path, succeed: Callable[..., str]) -> None:
     write_rows(project / "data/raw/more.jsonl", [{"instruction": "What is new?", "output": "That."}])
     run(project, "dvc repro -q preprocess")
-    row = row_id(pick(project, fate="train"))
+    row = row_id(pick(project, outcome="train"))
     other = "made from another data/prepared/train.arrow than this one; run `dvc repro train`"
     assert parts(succeed(trace.main, row))[-1] == ("models/adapter", other)
     run(project, "dvc repro -q train")
@@ -90,18 +90,18 @@ def test_a_model_trained_on_other_rows_is_not_named(project: Path, succeed: Call
 def test_a_model_that_was_never_made(project: Path, succeed: Callable[..., str]) -> None:
     (project / "dvc.lock").unlink()
     run(project, "dvc repro -q preprocess")
-    found = parts(succeed(trace.main, row_id(pick(project, fate="train"))))
+    found = parts(succeed(trace.main, row_id(pick(project, outcome="train"))))
     assert found[-1] == ("models/adapter", "not made; run `dvc repro train`")
-    found = parts(succeed(trace.main, row_id(pick(project, fate="val"))))
+    found = parts(succeed(trace.main, row_id(pick(project, outcome="val"))))
     assert found[-1] == ("models", "none is trained on it")
 
 
 def test_a_revision_has_its_own_rows_and_models(
     project: Path, succeed: Callable[..., str], fail: Callable[..., str]
 ) -> None:
-    new = pick(project, file="more.jsonl", fate="train")
+    new = pick(project, file="more.jsonl", outcome="train")
     assert fail(trace.main, row_id(new), "--rev", "first").startswith(f"{row_id(new)}: no such file in the manifest")
-    row = row_id(pick(project, file="rows.jsonl", fate="train"))
+    row = row_id(pick(project, file="rows.jsonl", outcome="train"))
     now, then = parts(succeed(trace.main, row)), parts(succeed(trace.main, row, "--rev", "first"))
     assert now[:2] == then[:2]
     assert now[-1] != then[-1]
