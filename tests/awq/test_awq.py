@@ -1,6 +1,5 @@
 """AWQ, the command: exactly the expected layers are quantised, the result loads and answers, and bytes repeat."""
 
-import gc
 import json
 import weakref
 from collections.abc import Callable
@@ -11,8 +10,6 @@ import pytest
 from quantised import linear_layers, packed_layers, scores, tensors
 
 from stages.awq import __main__ as stage
-from stages.awq.model import save_model
-from stages.awq.verify import verify_model
 from stages.common import files
 
 if TYPE_CHECKING:
@@ -199,23 +196,3 @@ def test_a_prompt_and_the_models_answer_are_in_the_terminal(
     lines = succeed(stage.main, "--model", merged, "--calibration", prepared / "calibration.arrow").splitlines()
     assert [line for line in lines if line.startswith("prompt: ") and "Write both words in capitals." in line]
     assert [line for line in lines if line.startswith("answer: ")]
-
-
-@pytest.mark.slow
-def test_the_first_model_is_gone_from_memory_before_the_saved_one_is_loaded(
-    quantise: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    held: list[weakref.ref[Any]] = []
-
-    def saving(network: Any, *arguments: Any) -> Any:
-        held.append(weakref.ref(network))
-        return save_model(network, *arguments)
-
-    def verifying(*arguments: Any) -> Any:
-        gc.collect()
-        assert [model() for model in held] == [None]
-        return verify_model(*arguments)
-
-    monkeypatch.setattr(stage, "save_model", saving)
-    monkeypatch.setattr(stage, "verify_model", verifying)
-    quantise({"awq.samples": 2})

@@ -130,6 +130,7 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
         assert [json.loads(line) for line in file] == rows
 
 
+@pytest.mark.slow
 def test_the_hash_of_a_folder_is_that_of_its_sha256sum_list(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "one").write_bytes(b"1")

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from needs import missing
+from needs import missing, require_avx512
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "docker" / ".env.example"
@@ -67,6 +67,7 @@ def test_without_a_secret_nothing_starts(compose: Compose, secret: str) -> None:
 @pytest.fixture(scope="module")
 def up(compose: Compose, awq: Path) -> Iterator[Compose]:
     """The profile `cpu`, healthy, with an AWQ model and short logs."""
+    require_avx512()
     targets = ("trainer", "vllm", "open-webui", "proxy")
     subprocess.run([sys.executable, str(ROOT / "docker" / "image.py"), *targets], check=True, stdout=subprocess.PIPE)
     (ROOT / "logs").mkdir(exist_ok=True)

@@ -12,7 +12,7 @@ from typing import Any
 import click
 import httpx
 import pytest
-from needs import missing
+from needs import missing, require_avx512
 from noisy_model import GENERAL
 
 from stages.common import files
@@ -71,7 +71,9 @@ def test_vllm_gives_the_answers_and_losses_of_transformers(
 ) -> None:
     if not VLLM.exists():
         missing("serving")
-    monkeypatch.setenv("VLLM_VENV", str(VLLM.parents[2]))
+    if name == "awq":
+        require_avx512()
+    monkeypatch.setenv("VLLM_VENV", str(VLLM.parents[1]))
     inputs = ("--val", prepared / "val.jsonl", "--tokens", prepared / "val.arrow", "--general", GENERAL)
     found: dict[str, tuple[dict[str, Any], list[Any]]] = {}
     for backend in ("hf", "vllm"):

@@ -12,6 +12,7 @@ import pytest
 
 # What is missing, and the command that brings it or runs the tests: the last lines of `make test`.
 NEEDS = {
+    "avx512": "no AVX-512, which vLLM needs for 4-bit weights on a CPU; run `make test` on a processor with it",
     "kernels": "a library for NVIDIA GPUs is missing; run `uv pip install liger-kernel flash-attn`",
     "chromium": "no Chromium; run `apt install chromium`",
     "engine": "no container engine answers; run `.ci/engine make test`",
@@ -27,7 +28,7 @@ NEEDS = {
 
 def missing(need: str) -> NoReturn:
     """Skip, or fail where LOCKSTEP_REQUIRE_ALL is set, as in .ci/run."""
-    if os.environ.get("LOCKSTEP_REQUIRE_ALL") and need not in ("gpu", "no gpu", "kernels"):
+    if os.environ.get("LOCKSTEP_REQUIRE_ALL") and need not in ("avx512", "gpu", "no gpu", "kernels"):
         pytest.fail(f"LOCKSTEP_REQUIRE_ALL is set, and: {NEEDS.get(need, need)}")
     pytest.skip(NEEDS.get(need, need))
 
@@ -35,3 +36,9 @@ def missing(need: str) -> NoReturn:
 def has_gpu() -> bool:
     """Whether this machine has an NVIDIA GPU, as docker/run sees it."""
     return runpy.run_path(str(Path(__file__).parents[2] / "docker" / "runtime.py"))["has_gpu"]()
+
+
+def require_avx512() -> None:
+    """Skip a test that serves 4-bit weights on a processor that cannot."""
+    if "avx512" not in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
+        missing("avx512")

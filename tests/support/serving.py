@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from needs import missing
+from needs import missing, require_avx512
 from recorded import ENVIRONMENT, commit, run
 
 from tools.serve.nginx import find_nginx
@@ -105,6 +105,7 @@ def require() -> None:
     made = all((ROOT / ".serve" / name / ".made").exists() for name in PROGRAMS)
     if not made or not (ROOT / "models" / "awq").exists():
         missing("serving")
+    require_avx512()
 
 
 @pytest.fixture(scope="session")

@@ -78,6 +78,7 @@ def test_settings_that_cannot_work(refuse: Callable[..., str], changes: dict[str
 
 @pytest.mark.parametrize(("changes", "pattern"), WITHOUT_A_GPU.values(), ids=WITHOUT_A_GPU)
 @pytest.mark.skipif(device.choose().name == "cuda", reason="this machine has a GPU, so these settings work")
+@pytest.mark.slow
 def test_settings_that_need_another_machine(
     refuse: Callable[..., str], changes: dict[str, Any], pattern: str
 ) -> None:

@@ -16,7 +16,7 @@ def test_a_duplicate_is_shown_with_the_row_that_is_kept(project: Path, succeed: 
     found = parts(succeed(trace.main, "rows.jsonl:7"))
     record, kept = (pick(project, file="rows.jsonl", line=line) for line in (7, 1))
     assert found[2:] == [
-        ("outcome", "dropped: an earlier row says the same (duplicate)"),
+        ("outcome", "dropped: an earlier row has the same content (duplicate)"),
         ("tokens", f"{record['tokens']}, {record['supervised_tokens']} of them supervised"),
         ("duplicate of", f"rows.jsonl:1 ({kept['outcome']}):"),
         ("user", "What is ax?"),
@@ -29,7 +29,7 @@ def test_a_row_that_is_not_a_conversation_is_shown_as_it_stands(project: Path, s
     assert parts(succeed(trace.main, "data/raw/rows.jsonl:8")) == [
         ("row", "rows.jsonl:8 in data/raw"),
         ("content hash", "none: the row is not a conversation"),
-        ("outcome", "dropped: no answer (empty_answer)"),
+        ("outcome", "dropped: the answer is empty or missing (empty_answer)"),
         ("raw row", '{"instruction": "Nothing to say.", "output": ""}'),
         ("models", "none is trained on it"),
     ]
