@@ -1,7 +1,7 @@
 """Start and stop vLLM's server on a free port of the loopback interface.
 
 vLLM runs in an environment of its own, since it cannot share the pipeline's: the folder that VLLM_VENV names, else
-.serve/vllm. Used by vllm_backend.py; tools/serving starts the server that users see with the same settings.
+.serve/vllm. Used by vllm_backend.py; tools/serve starts the server that users see with the same settings.
 """
 
 import os
