@@ -1,7 +1,6 @@
 """AGENTS.md and llms.txt: the rules in short for coding agents, and the list of pages, both made from the pages."""
 
 import re
-import subprocess
 from pathlib import Path
 
 PAGES = (
@@ -15,12 +14,13 @@ def agents() -> str:
     """Write AGENTS.md (https://agents.md): commands, rules, the loop, tests and bytes."""
     contributing, architecture = page("contributing"), page("architecture")
     summary = Path("README.md").read_text(encoding="utf-8").split("\n\n")[1]
-    commands = subprocess.run(["make", "--no-print-directory"], capture_output=True, text=True, check=True).stdout
+    makefile = Path("Makefile").read_text(encoding="utf-8")
+    commands = re.findall(r"^([a-z-]+):.*## (.*)", makefile, re.MULTILINE)
     parts = [
         "# Lockstep, for coding agents",
         "Written by `make docs` from docs/: change the pages, not this file.",
         summary,
-        f"## Commands\n\n```text\n{commands.rstrip()}\n```",
+        "## Commands\n\n" + "\n".join(f"- `make {name}`: {text}" for name, text in commands),
         f"## The loop\n\n{section(contributing, 'The loop')}",
         f"## Rules\n\n{section(architecture, 'Rules')}",
         f"## Tests\n\n{section(contributing, 'Tests')}",

@@ -14,7 +14,7 @@ from tools.docs import __main__ as docs
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files that the command reads."""
     folder = tmp_path_factory.mktemp("docs")
-    for name in ("README.md", "dvc.yaml", "params.yaml"):
+    for name in ("AGENTS.md", "Makefile", "README.md", "dvc.yaml", "llms.txt", "params.yaml"):
         shutil.copy(ROOT / name, folder)
     for name in ("docs", "metrics", "stages", "tools"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
