@@ -4,7 +4,9 @@ vLLM runs in an environment of its own, since it cannot share the pipeline's: th
 .serve/vllm. Used by vllm_backend.py; tools/serve starts the server that users see with the same settings.
 """
 
+import json
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stages.common import workspace
+from stages.common import device, workspace
 
 if TYPE_CHECKING:
     from httpx import Client
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 NAME = "model"  # the served model's name
 START_SECONDS = 1800.0  # three processes import vLLM one after the other; then it reads the weights
 STOP_SECONDS = 60.0
+CPUINFO = Path("/proc/cpuinfo")
 # Environment variables.
 SETTINGS = {
     "HF_HUB_OFFLINE": "1",
@@ -52,6 +55,23 @@ sys.exit(code)
 """
 
 
+def require_kernels(folder: Path) -> None:
+    """Refuse 4-bit weights on a CPU for which vLLM cannot compute with them: its server would die at a first request.
+
+    Raises:
+        click.ClickException: an x86 processor without AVX-512.
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    groups = config.get("quantization_config", {}).get("config_groups", {}).values()
+    if not any((group.get("weights") or {}).get("num_bits") == 4 for group in groups):
+        return
+    if platform.machine() == "x86_64" and CPUINFO.exists() and "avx512f" not in CPUINFO.read_text(encoding="utf-8"):
+        raise click.ClickException(
+            f"{folder}: vLLM computes with 4-bit weights on an NVIDIA GPU, or on a CPU with AVX-512, which this one "
+            "does not have; use the model merged here (`make serve MODEL=merged`, params eval.backend: hf)"
+        )
+
+
 @contextmanager
 def start(folder: Path, seed: int) -> Iterator["Client"]:
     """Serve a model folder, and end the server and its children when the block ends.
@@ -60,7 +80,8 @@ def start(folder: Path, seed: int) -> Iterator["Client"]:
         A client of the server, as the value of the `with` statement.
 
     Raises:
-        click.ClickException: vLLM is not installed, or the server does not start or ends too early.
+        click.ClickException: vLLM is not installed or has no kernels for this CPU, or its server does not start or
+            ends too early.
     """
     import httpx
 
@@ -68,6 +89,8 @@ def start(folder: Path, seed: int) -> Iterator["Client"]:
     command = environment / "bin" / "vllm"
     if not command.exists():
         raise click.ClickException(f"{command}: no such file; set VLLM_VENV to vLLM's environment (docs/eval.md)")
+    if device.choose().name == "cpu":
+        require_kernels(folder)
     log = Path(os.environ.get("LOG_FOLDER") or tempfile.mkdtemp()) / "vllm.log"
     click.echo(f"starting vLLM from {environment}, which takes a minute or two; log: {log}")
     with socket.socket() as probe:

@@ -29,13 +29,12 @@ def load_rows(path: Path) -> Dataset:
 
 def labels(table: pa.Table) -> pa.ChunkedArray:
     """Compute the labels of each row: the token id where the loss mask is 1, else -100."""
-    return pa.chunked_array([_labels(batch) for batch in table.to_batches()])
-
-
-def _labels(batch: pa.RecordBatch) -> pa.ListArray:
-    ids, mask = batch["input_ids"], batch["assistant_masks"]
-    values = pc.if_else(pc.equal(mask.flatten(), 1), ids.flatten(), pa.scalar(-100, pa.int32()))
-    return pa.ListArray.from_arrays(pc.subtract(ids.offsets, ids.offsets[0]), values)
+    chunks = []
+    for batch in table.to_batches():
+        ids, mask = batch["input_ids"], batch["assistant_masks"]
+        values = pc.if_else(pc.equal(mask.flatten(), 1), ids.flatten(), pa.scalar(-100, pa.int32()))
+        chunks.append(pa.ListArray.from_arrays(pc.subtract(ids.offsets, ids.offsets[0]), values))
+    return pa.chunked_array(chunks)
 
 
 def count_in_loss(table: pa.Table) -> int:
@@ -48,30 +47,37 @@ def row_lengths(path: Path) -> list[int]:
     return pc.list_value_length(tokens.table(path)["input_ids"]).to_pylist()
 
 
-def pack(rows: Dataset, lengths: list[int], arguments: trl.SFTConfig, file: Path, params: Path) -> Dataset:
-    """Pack rows end to end, best fit first, into rows of at most `max_length` tokens. No row is cut.
+def load_train_rows(path: Path, arguments: trl.SFTConfig, scratch: Path, params: Path) -> tuple[Dataset, list[int]]:
+    """Open the train rows and, where the config asks for it, pack them.
+
+    Packed rows are rows end to end, best fit first, of at most `max_length` tokens. No row is cut.
 
     Args:
-        rows: token ids and labels.
-        lengths: tokens of each row.
-        arguments: the trainer's config, with packing.
-        file: where the packed rows go, as memory may not hold them.
+        path: the token file.
+        arguments: the trainer's config.
+        scratch: the folder for packed rows, as memory may not hold them.
         params: the params file, for messages.
 
     Returns:
-        Packed rows with the same columns, and `seq_lengths`: the lengths of the rows in each.
+        Token ids and labels (packed: also `seq_lengths`, the lengths of the rows in each), and the tokens of each.
 
     Raises:
         click.ClickException: a row is longer than `max_length`.
     """
+    rows = load_rows(path)
+    lengths = pc.list_value_length(rows.data["input_ids"]).to_pylist()
+    if not arguments.packing:
+        return rows, lengths
     if arguments.max_length is None or max(lengths) > arguments.max_length:
         raise click.ClickException(
             f"{params}: train.sft.max_length: must be at least {max(lengths)}, the length of the longest row, as "
             f"packing cuts no row (got {arguments.max_length})"
         )
-    file.parent.mkdir(parents=True, exist_ok=True)
+    scratch.mkdir(parents=True, exist_ok=True)
+    file = scratch / f"packed-{arguments.process_index}.arrow"
     caching = {"cache_file_name": str(file), "load_from_cache_file": False, "desc": "packing"}
-    return trl.pack_dataset(rows, arguments.max_length, "bfd", caching)
+    packed = trl.pack_dataset(rows, arguments.max_length, "bfd", caching)
+    return packed, [sum(row) for row in packed["seq_lengths"]]
 
 
 def require_isolation(params: Path, model: Any, collate: Any) -> None:

@@ -19,7 +19,7 @@ from transformers.trainer_utils import IntervalStrategy
 from stages.common import files
 from stages.train import checkpoints
 from stages.train.callbacks import BEST, Best, Speed
-from stages.train.data import GroupedByLength, load_rows, pack, require_isolation, row_lengths
+from stages.train.data import GroupedByLength, load_rows, load_train_rows, require_isolation
 from stages.train.params import TrainParams
 
 # The losses since the last log line, of one process: transformers does not save them, and the next point of the curve
@@ -54,11 +54,7 @@ def make_trainer(
     """
     train, val = rows
     arguments.output_dir = str(scratch / checkpoints.WRITING)
-    train_rows, lengths = load_rows(train), row_lengths(train)
-    if arguments.packing:
-        file = scratch / f"packed-{arguments.process_index}.arrow"
-        train_rows = pack(train_rows, lengths, arguments, file, params)
-        lengths = [sum(row) for row in train_rows["seq_lengths"]]
+    train_rows, lengths = load_train_rows(train, arguments, scratch, params)
     try:
         trainer = Trainer(
             scratch=scratch,

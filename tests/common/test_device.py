@@ -1,5 +1,6 @@
 """Device: a GPU computes in bfloat16, a CPU in float32, and a GPU without bfloat16 is refused."""
 
+import click
 import pytest
 import torch
 
@@ -20,5 +21,5 @@ def test_a_gpu_computes_in_bfloat16_or_is_refused(monkeypatch: pytest.MonkeyPatc
     assert (chosen.name, chosen.dtype) == ("cuda", torch.bfloat16)
     assert "Some GPU" in chosen.reason
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
-    with pytest.raises(RuntimeError, match="Some GPU has no bfloat16; hide it with CUDA_VISIBLE_DEVICES="):
+    with pytest.raises(click.ClickException, match="Some GPU has no bfloat16; hide it with CUDA_VISIBLE_DEVICES="):
         device.choose()

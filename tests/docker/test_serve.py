@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from needs import servable
 from serving import Served, copy, free_port, require
 
 from tools.serve import dozzle
@@ -20,7 +21,7 @@ def contained(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     checkout = Served(copy(tmp_path_factory.mktemp("contained")))
     checkout.variables |= {"COMPOSE_PROJECT_NAME": "lockstep-contained", "TENSORBOARD_PORT": str(free_port())}
     try:
-        checkout.serve("--runtime", "docker", "--models", "awq,base")
+        checkout.serve("--runtime", "docker", "--models", f"{servable()},base")
         yield checkout
     finally:
         checkout.tool("stop")
@@ -78,7 +79,7 @@ def test_dozzle_has_the_account_of_the_chat_page(contained: Served) -> None:
 
 def test_a_second_start_removes_the_servers_of_the_first(contained: Served) -> None:
     assert len(containers()) == 6
-    contained.serve("--runtime", "docker", "--model", "awq")
+    contained.serve("--runtime", "docker", "--model", servable())
     assert len(containers()) == 4
 
 

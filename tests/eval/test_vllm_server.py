@@ -1,13 +1,19 @@
 """vLLM's server: it and its children end with the stage, however the stage ends."""
 
+import json
+import platform
 import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
+import click
 import pytest
 from processes import alive
+
+from stages.eval import vllm_server
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -52,6 +58,23 @@ def wait_for_end(pids: list[int]) -> list[int]:
     while any(map(alive, pids)) and time.monotonic() < end:
         time.sleep(0.05)
     return [pid for pid in pids if alive(pid)]
+
+
+@pytest.mark.parametrize(
+    ("bits", "cpu", "refused"),
+    [(4, "flags: avx2", True), (4, "flags: avx2 avx512f", False), (8, "flags: avx2", False), (None, "flags:", False)],
+)
+def test_4_bit_weights_need_avx512_on_a_cpu(
+    bits: int | None, cpu: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = {"group_0": {"weights": {"num_bits": bits}}}
+    config = {"quantization_config": {"config_groups": groups}} if bits else {}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (tmp_path / "cpuinfo").write_text(cpu, encoding="utf-8")
+    monkeypatch.setattr(vllm_server, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    with pytest.raises(click.ClickException, match="AVX-512") if refused else nullcontext():
+        vllm_server.require_kernels(tmp_path)
 
 
 @pytest.mark.parametrize("then", ["pass", "raise ValueError('a mistake')", "sys.exit(3)"])

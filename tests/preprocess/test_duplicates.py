@@ -60,6 +60,7 @@ def find(tmp_path: Path) -> Find:
     return find
 
 
+@pytest.mark.slow
 def test_groups_are_those_of_exact_similarity(find: Find) -> None:
     # Texts differ in a word at the end or entirely: no pair is near the limit, where MinHash may be wrong.
     rng = random.Random(1)

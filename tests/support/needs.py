@@ -38,7 +38,11 @@ def has_gpu() -> bool:
     return runpy.run_path(str(Path(__file__).parents[2] / "docker" / "runtime.py"))["has_gpu"]()
 
 
-def require_avx512() -> None:
-    """Skip a test that serves 4-bit weights on a processor that cannot."""
-    if "avx512" not in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
-        missing("avx512")
+def has_avx512() -> bool:
+    """Whether vLLM can compute with 4-bit weights on this CPU."""
+    return "avx512f" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+
+
+def servable() -> str:
+    """Return the model that vLLM can serve on this machine: awq, or merged where the CPU has no AVX-512."""
+    return "awq" if has_gpu() or has_avx512() else "merged"

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from needs import missing, require_avx512
+from needs import missing, servable
 from recorded import ENVIRONMENT, commit, run
 
 from tools.serve.nginx import find_nginx
@@ -105,18 +105,17 @@ def require() -> None:
     made = all((ROOT / ".serve" / name / ".made").exists() for name in PROGRAMS)
     if not made or not (ROOT / "models" / "awq").exists():
         missing("serving")
-    require_avx512()
 
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The awq model of this checkout behind nginx, with a chat page."""
+    """A model of this checkout behind nginx, with a chat page."""
     require()
     if not find_nginx():
         missing("nginx")
     checkout = Served(copy(tmp_path_factory.mktemp("served")))
     try:
-        checkout.serve()
+        checkout.serve("--model", servable())
         yield checkout
     finally:
         checkout.tool("stop")

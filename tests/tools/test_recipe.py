@@ -71,6 +71,7 @@ def apply(tmp_path: Path) -> Callable[..., str]:
     return apply
 
 
+@pytest.mark.slow
 def test_tiny_restores_the_committed_params(apply: Callable[..., str], tmp_path: Path) -> None:
     refresh = "(sed '/^$/q' recipes/tiny.yaml; sed -n '/^base:/,$p' params.yaml) > t && mv t recipes/tiny.yaml"
     committed = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -128,6 +129,7 @@ def test_a_recipe_is_valid_for_every_stage(name: str, apply: Callable[..., str],
         assert read["preprocess"].max_length <= positions
 
 
+@pytest.mark.slow
 def test_a_hub_recipe_needs_a_commit(apply: Callable[..., str], tmp_path: Path) -> None:
     command = "`git ls-remote https://huggingface.co/Qwen/Qwen2.5-7B-Instruct HEAD`"
     apply("qwen2.5-7b")
@@ -145,6 +147,7 @@ def test_a_hub_recipe_needs_a_commit(apply: Callable[..., str], tmp_path: Path) 
     assert COMMIT not in apply("qwen3-4b")
 
 
+@pytest.mark.slow
 def test_your_own_settings_and_comments_stay(tmp_path: Path) -> None:
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
     own = {

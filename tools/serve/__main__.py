@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from stages.eval.vllm_server import require_kernels
 from tools.common import repository
 from tools.common.endpoints import Endpoint, ServeState, is_running, write_state
 from tools.common.serve_secrets import load_secrets
@@ -55,6 +56,8 @@ def main(model: str | None, models: str | None, rev: str | None, runtime: str | 
         Endpoint(one.name, f"http://{host}:{port}/v1", str(snapshot.take(one)), one.kind, one.rev, folders)
         for one, port in zip(chosen, ports, strict=True)
     ]
+    for one in [] if has_gpu else endpoints:
+        require_kernels(Path(one.folder))
     state = ServeState(runtime, f"http://127.0.0.1:{settings['WEBUI_PORT']}", endpoints)
     write_state(state)
     if runtime == "docker":

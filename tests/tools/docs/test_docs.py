@@ -27,6 +27,7 @@ def project(template: Path, tmp_path: Path) -> Path:
     return shutil.copytree(template, tmp_path, dirs_exist_ok=True)
 
 
+@pytest.mark.slow
 def test_an_import_that_is_no_dep_is_out_of_step(
     project: Path, succeed: Callable[..., str], fail: Callable[..., str]
 ) -> None:
@@ -39,6 +40,7 @@ def test_an_import_that_is_no_dep_is_out_of_step(
     assert added.count("stages/common/scores.py") == (ROOT / "dvc.yaml").read_text().count("stages/common/scores.py")
 
 
+@pytest.mark.slow
 def test_a_page_that_is_out_of_step_is_written_again(
     project: Path, succeed: Callable[..., str], fail: Callable[..., str]
 ) -> None:
