@@ -13,6 +13,7 @@ KNOWN = {
     *("lora_bias", "lora_dropout", "megatron_core", "modules_to_save", "peft_type", "peft_version"),
     *("qalora_group_size", "r", "rank_pattern", "revision", "target_modules", "task_type", "use_dora", "use_rslora"),
 }
+SET_BY_AN_EMPTY_LIST = ("alora_invocation_tokens", "trainable_token_indices")  # PEFT asks whether they are null
 INITS = (True, False, "gaussian", "orthogonal")  # of init_lora_weights; others, such as pissa, also change the base
 
 
@@ -26,7 +27,11 @@ def require_known(source: str, config: dict[str, Any]) -> None:
     Raises:
         click.ClickException: the first such key.
     """
-    unsupported = {key: value for key, value in config.items() if value and key not in KNOWN}
+    unsupported = {
+        key: value
+        for key, value in config.items()
+        if key not in KNOWN and (value or (key in SET_BY_AN_EMPTY_LIST and value == []))
+    }
     if config.get("init_lora_weights") not in INITS:
         unsupported["init_lora_weights"] = config.get("init_lora_weights")
     if config["peft_type"] != "LORA":

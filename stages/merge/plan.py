@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from stages.common import files
 from stages.common.adapter_config import CONFIG, require_known
+from stages.common.adapter_names import plain_name
 from stages.merge.delta import Delta
 from stages.merge.tensors import DTYPES, Tensor, list_tensors
 
@@ -39,20 +41,16 @@ def plan_merge(base: Path, trained: Path, lora: dict[str, Any] | None) -> Plan:
             require_fit(tensor, delta, found)
             used |= {plain_name(part.name) for part in found}
         plan[tensor.file].append((tensor, delta if found else None))
-    if unused := sorted(set(parts) - used):
+    copies = tied_copies(base, plan, parts, set(parts) - used)
+    if unused := sorted(set(parts) - used - copies):
         raise click.ClickException(
             f"{trained}: {unused[0]}: fits no tensor of {base} ({len(unused)} such tensors); train without it, or on "
             "this base model"
         )
     if lora is not None:
         require_known(str(trained / CONFIG), lora)
-        require_untied(base, trained, plan)
+        require_untied(base, trained, plan, bool(copies))
     return plan
-
-
-def plain_name(name: str) -> str:
-    """Turn PEFT's name of a trained tensor into the base model's name of it or of its module."""
-    return re.sub(r"\.base_layer\.(weight|bias)$", r".\1", name.removeprefix("base_model.model."))
 
 
 def find_delta(name: str, parts: dict[str, Tensor], lora: dict[str, Any]) -> Delta:
@@ -109,17 +107,44 @@ def require_fit(tensor: Tensor, delta: Delta, parts: list[Tensor]) -> None:
         )
 
 
-def require_untied(base: Path, trained: Path, plan: Plan) -> None:
-    """Fail if an adapter changes an embedding that the model uses for input and output.
-
-    At run time the adapter changes one of the two uses; merged, it would change both.
-    """
+def tied_tables(base: Path, plan: Plan) -> list[tuple[Tensor, Delta | None]]:
+    """Find the embedding that the model uses for input and output; a base may store it twice. None if it has two."""
     config = files.read_json(base / "config.json")
     vocab_size = config.get("text_config", config).get("vocab_size")
     outside = [one for tensors in plan.values() for one in tensors if not re.search(r"\.\d+\.", one[0].name)]
     tables = [one for one in outside if len(one[0].shape) == 2 and one[0].shape[0] == vocab_size]
-    for tensor, delta in tables if config.get("tie_word_embeddings") or len(tables) == 1 else ():
-        if delta:
+    return tables if config.get("tie_word_embeddings") or len(tables) == 1 else []
+
+
+def tied_copies(base: Path, plan: Plan, parts: dict[str, Tensor], unused: set[str]) -> set[str]:
+    """Find the trained embedding once more: with ensure_weight_tying PEFT saves it under the name of each use."""
+    new = [delta.replacement for _, delta in tied_tables(base, plan) if delta and delta.replacement]
+    return {name for name in unused for one in new if equal(parts[name], one)}
+
+
+def equal(one: Tensor, other: Tensor) -> bool:
+    """Compare two trained tensors, block by block."""
+    return (one.dtype, one.shape) == (other.dtype, other.shape) and all(
+        np.array_equal(one.read(start, stop), other.read(start, stop)) for start, stop, _ in one.blocks()
+    )
+
+
+def require_untied(base: Path, trained: Path, plan: Plan, copied: bool) -> None:
+    """Fail if an adapter changes one of the two uses of an embedding that the model uses for input and output.
+
+    Merged, it would change both.
+
+    Args:
+        base: the base model's folder.
+        trained: the adapter's folder.
+        plan: what changes each tensor.
+        copied: whether the adapter has the same new embedding for the use that the base does not store.
+    """
+    tables = tied_tables(base, plan)
+    new = [delta.replacement for _, delta in tables if delta and delta.replacement and not delta.lora_a]
+    complete = len(new) == len(tables) and all(equal(new[0], one) for one in new) and (copied or len(new) > 1)
+    for tensor, delta in tables:
+        if delta and not complete:
             raise click.ClickException(
                 f"{trained}: {tensor.name}: {base} uses it for input and output (tie_word_embeddings), and the "
                 "adapter changes one of the two; train without it"

@@ -38,6 +38,7 @@ def main(
     files.require(base / "tokenizer.json", "dvc repro base")
     gc.disable()  # imports leave no garbage, and searching for it is a seventh of their time
     from stages.train.callbacks import Curves
+    from stages.train.checks import check_model, check_settings
     from stages.train.configs import make_configs
     from stages.train.loop import final_eval_loss, train_to_end
     from stages.train.model import load_model
@@ -54,13 +55,13 @@ def main(
     start = starts / config.resume_from if config.resume_from else None
     for path in (train, val):
         tokens.table(path)
-    if start:
-        files.require(start, "dvc repro")
+    check_settings(params, base, config, lora, start)
     first = os.environ.get("RANK", "0") == "0"  # of several processes the first alone writes
     scratch = checkpoint_folder(config, [base, train, val, *([start] if start else [])])
     with reserved(scratch, start, first), files.fresh_folder(out) if first else nullcontext(out) as folder:
         model = load_model(params, base, config, hardware, start)
         trainer = make_trainer(params, config, model, base, (train, val), lora, arguments, scratch)
+        check_model(params, base, trainer.model)
         if first:
             trainer.add_callback(Curves(curves))
             click.echo(describe_plan(trainer, config, hardware, train))

@@ -1,5 +1,6 @@
 """Configs of PEFT and TRL for the train stage: from params.yaml, and from what the stage and the machine set."""
 
+import copy
 import importlib.util
 import os
 from collections.abc import Sequence
@@ -58,7 +59,7 @@ def make_configs(params: Path, config: TrainParams, device: Device) -> tuple[pef
         "dataset_kwargs": {"skip_prepare_dataset": True},
         "report_to": config.machine.report_to or "none",
     }
-    lora = build_config(params, "train.lora", config.lora, peft.LoraConfig)
+    lora = build_config(params, "train.lora", copy.deepcopy(config.lora), peft.LoraConfig)  # PEFT changes its lists
     if config.method != "full":
         adapter_config.require_known(f"{params}: train.lora", lora.to_dict())
     arguments = build_config(params, "train.sft", config.sft, trl.SFTConfig, fixed)

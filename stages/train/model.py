@@ -1,6 +1,5 @@
 """Model to train: the base model as train.method needs it, or the model or adapter that train.resume_from names."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import peft
 import torch
 import transformers
 
-from stages.common.adapter_config import CONFIG
 from stages.common.device import Device
 from stages.train.params import TrainParams
 
@@ -28,7 +26,7 @@ def load_model(params: Path, base: Path, config: TrainParams, device: Device, st
         A transformers model, or a `peft.PeftModel` where an adapter is in `start`.
 
     Raises:
-        click.ClickException: this machine cannot run the method, or `start` does not fit the params.
+        click.ClickException: this machine cannot run the method.
     """
     transformers.enable_full_determinism(config.seed)
     torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
@@ -55,21 +53,6 @@ def load_model(params: Path, base: Path, config: TrainParams, device: Device, st
         )
     if start is None:
         return model
-    if not any(start.glob("*.safetensors")):
-        raise click.ClickException(f"{start}: no safetensors weights, and pickles are never loaded; convert them")
     if config.method == "full":
         return transformers.AutoModelForCausalLM.from_pretrained(start, **named)
-    _require_same_shape(params, config, start)
     return peft.PeftModel.from_pretrained(model, start, is_trainable=True)
-
-
-def _require_same_shape(params: Path, config: TrainParams, start: Path) -> None:
-    if not (start / CONFIG).exists():
-        raise click.ClickException(f"{start}: no adapter ({CONFIG}); name a folder with one in train.resume_from")
-    found = json.loads((start / CONFIG).read_text(encoding="utf-8"))
-    for key in ("r", "lora_alpha", "use_rslora", "use_dora"):
-        if key in config.lora and found.get(key) != config.lora[key]:
-            raise click.ClickException(
-                f"{params}: train.lora.{key}: {config.lora[key]}, but the adapter in {start} has {found.get(key)}; "
-                "use its value"
-            )

@@ -8,7 +8,8 @@ import pytest
 from adapters import adapt
 
 from stages.common import files
-from stages.merge.plan import find_scale, plain_name, plan_merge
+from stages.common.adapter_names import plain_name
+from stages.merge.plan import find_scale, plan_merge
 
 LAYER = "model.layers.0.self_attn.q_proj"
 

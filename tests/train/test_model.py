@@ -39,3 +39,36 @@ def test_it_starts_from_an_adapter(train: Callable[..., Path], tmp_path: Path, a
     folder = train({"train.sft.learning_rate": 1e-9, "train.sft.max_steps": 1, "train.resume_from": "mine"})
     before, after = weights(start), weights(folder / "models" / "adapter")
     assert all(part.allclose(after[name], atol=1e-6) for name, part in before.items())
+
+
+@pytest.mark.parametrize("name", ["embed_tokens", "lm_head"])
+def test_a_tied_embedding_is_trained_once_merged_once_and_stays_tied(
+    train: Callable[..., Path], succeed: Callable[..., str], base: Path, prepared: Path, tmp_path: Path, name: str
+) -> None:
+    import torch
+    from adapters import load
+    from peft import PeftModel
+
+    tying = {"train.lora.modules_to_save": [name], "train.lora.ensure_weight_tying": True}
+    folder = train(tying)
+    found, before = weights(folder / "models" / "adapter"), load(base).get_input_embeddings().weight
+    head, embedding = (found[f"base_model.model.{part}.weight"] for part in ("lm_head", "model.embed_tokens"))
+    assert head.equal(embedding)
+    assert (embedding - before).abs().max() > 0.002
+    succeed(merge.main, "--base", base, "--val", prepared / "val.arrow")
+    measured = json.loads((folder / "metrics" / "merge.json").read_text(encoding="utf-8"))
+    assert measured["kl_max"] < 1e-3
+    merged = load(folder / "models" / "merged")
+    assert merged.lm_head.weight is merged.model.embed_tokens.weight
+    assert merged.lm_head.weight.equal(embedding.to(torch.bfloat16).float())
+    ids = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        expected = PeftModel.from_pretrained(load(base), folder / "models" / "adapter").eval()(input_ids=ids).logits
+        actual = merged(input_ids=ids).logits
+    assert torch.allclose(actual, expected, atol=0.02)
+    start = tmp_path / "data" / "start" / "mine"
+    shutil.copytree(folder / "models" / "adapter", start)
+    shutil.rmtree(folder / "models")
+    again = train(tying | {"train.sft.learning_rate": 1e-9, "train.sft.max_steps": 1, "train.resume_from": "mine"})
+    after = weights(again / "models" / "adapter")
+    assert all(part.allclose(after[key], atol=1e-6) for key, part in found.items())

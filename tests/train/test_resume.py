@@ -254,10 +254,17 @@ def test_the_curves_grow_during_the_run(start: Callable[..., ForkServerProcess],
     assert json.loads((run / "metrics" / "train" / "metrics.json").read_text(encoding="utf-8"))["step"] >= 4
 
 
-def test_packed_rows_resume_with_the_same_bytes(
-    start: Callable[..., ForkServerProcess], params: Callable[..., Path], run: Path
+OTHERS: dict[str, dict[str, Any]] = {
+    "packed rows": {"train.batch_size": 4, "train.sft.packing": True, "train.sft.max_length": 128},
+    "a tied embedding": {"train.lora.modules_to_save": ["embed_tokens"], "train.lora.ensure_weight_tying": True},
+}
+
+
+@pytest.mark.parametrize("changes", OTHERS.values(), ids=OTHERS)
+def test_others_resume_with_the_same_bytes(
+    start: Callable[..., ForkServerProcess], params: Callable[..., Path], run: Path, changes: dict[str, Any]
 ) -> None:
-    params({**CHANGES, "train.batch_size": 4, "train.sft.packing": True, "train.sft.max_length": 128})
+    params(CHANGES | changes)
     finish(start(), run)
     expected = outs(run)
     for folder in ("models/adapter", "metrics"):
