@@ -11,9 +11,9 @@ from pathlib import Path
 import click
 
 from stages.awq.calibration import read_calibration
-from stages.awq.model import load_model, save_model
+from stages.awq.model import load_model, load_outline, save_model
 from stages.awq.params import AwqParams
-from stages.awq.schemes import plan_scheme
+from stages.awq.schemes import check_layers, plan_scheme
 from stages.awq.verify import verify_model
 from stages.common import device, files, model_folder
 from stages.common.params import load_params
@@ -37,6 +37,7 @@ def main(params: Path, model: Path, arrow: Path, out: Path, metrics: Path) -> No
 
     # Inputs
     model_folder.require(model, "dvc repro merge")
+    check_layers(load_outline(model, "dvc repro merge"), config, params)  # before the weights are read
     rows, samples = read_calibration(arrow, config)
     network = load_model(model, "dvc repro merge")
     recipe, expected = plan_scheme(network, config)

@@ -1,6 +1,8 @@
 """Model: load it with every weight from its files, save it quantised, and compute its predictions."""
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,25 @@ if TYPE_CHECKING:
 ROWS = 4  # rows to compare models on, in one batch: on a GPU, each batch copies every layer there once more
 
 
+def load_outline(folder: Path, command: str) -> "PreTrainedModel":
+    """Build a model from its config alone, on torch's meta device: layers with names and shapes, but no weights.
+
+    Args:
+        folder: the model folder.
+        command: makes the folder again; for messages.
+
+    Raises:
+        click.ClickException: config.json is missing or broken.
+    """
+    files.require(folder / "config.json", command)
+
+    import torch
+    import transformers
+
+    with _loading(folder, command), torch.device("meta"):
+        return transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(folder))
+
+
 def load_model(folder: Path, command: str) -> "PreTrainedModel":
     """Load a model on the CPU, in the dtype that it is stored in.
 
@@ -31,16 +52,11 @@ def load_model(folder: Path, command: str) -> "PreTrainedModel":
     files.require(folder / "config.json", command)
 
     import transformers
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
 
-    try:
+    with _loading(folder, command):
         network, found = transformers.AutoModelForCausalLM.from_pretrained(
             folder, output_loading_info=True, ignore_mismatched_sizes=True
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        problem = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
-        raise click.ClickException(f"{folder}: cannot be loaded: {problem}; run `{command}`") from None
     lost = dict.fromkeys(found["missing_keys"], "in no weight file")
     lost |= {
         name: f"shape {tuple(stored)} in the weight file, {tuple(wanted)} in config.json"
@@ -50,6 +66,19 @@ def load_model(folder: Path, command: str) -> "PreTrainedModel":
         name = min(lost)
         raise click.ClickException(f"{folder}: {name}: {lost[name]} ({len(lost)} such weights); run `{command}`")
     return network.eval()
+
+
+@contextlib.contextmanager
+def _loading(folder: Path, command: str) -> Iterator[None]:
+    """Turn what transformers raises on a broken model folder into one line."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+        problem = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+        raise click.ClickException(f"{folder}: cannot be loaded: {problem}; run `{command}`") from None
 
 
 def save_model(

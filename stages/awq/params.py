@@ -1,8 +1,9 @@
 """Params of the awq stage: the quantisation scheme, and the settings that belong to it."""
 
-from typing import Any, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, PositiveInt, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from stages.common.params import Section
@@ -16,6 +17,21 @@ KEYS = {
 }
 
 
+def _compiles(entry: str) -> str:
+    """Refuse a pattern that is not a regular expression, before any model is read."""
+    if not entry.startswith("re:"):
+        return entry
+    pattern = entry.removeprefix("re:")
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError) as error:
+        # The usual mistake is a shell's pattern, in which a star stands alone.
+        near = f"; did you mean re:.{pattern}?" if pattern.startswith("*") else ""
+        text = "not a regular expression: {problem}{near}"
+        raise PydanticCustomError("pattern", text, {"problem": str(error), "near": near}) from None
+    return entry
+
+
 class AwqParams(Section):
     """params.yaml: awq."""
 
@@ -23,7 +39,7 @@ class AwqParams(Section):
     group_size: PositiveInt | None
     duo_scaling: bool | Literal["both"] | None
     smoothing_strength: float | None = Field(ge=0, le=1)
-    ignore: list[str]
+    ignore: list[Annotated[str, AfterValidator(_compiles)]]
     samples: PositiveInt
     max_seq_length: PositiveInt
     use_loss_mask: bool

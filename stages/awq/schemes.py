@@ -4,11 +4,14 @@ Schemes, modifiers and their order are those of llm-compressor's examples (docs/
 """
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from stages.awq.ignored import require_matches, split_layers
 from stages.awq.params import AwqParams
+from stages.awq.smoothing import awq_mappings, idle_in_smoothquant
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +25,23 @@ class Expected(NamedTuple):
 
     layers: set[str]
     size_bytes: int
+
+
+def check_layers(outline: "PreTrainedModel", config: AwqParams, params: Path) -> None:
+    """Check on a model without weights what can be quantised, and print a note on what vLLM would refuse.
+
+    Args:
+        outline: the model, as `load_outline` builds it.
+        config: the scheme and the layers to ignore.
+        params: the params file, for messages.
+
+    Raises:
+        click.ClickException: see `require_matches` and `select_layers`.
+    """
+    require_matches(outline, config.ignore, params)
+    if split := split_layers(outline, set(select_layers(outline, config))):
+        names = ", ".join(split)
+        click.echo(f"note: {names}: ignored, but not all that vLLM joins with them; it refuses such a model")
 
 
 def plan_scheme(network: "PreTrainedModel", config: AwqParams) -> tuple[list[Any], Expected]:
@@ -52,9 +72,15 @@ def plan_scheme(network: "PreTrainedModel", config: AwqParams) -> tuple[list[Any
         scheme.weights.group_size = config.group_size  # the presets know 128 only
     quantization = {"config_groups": {"group_0": scheme}, "ignore": config.ignore}
     if config.scheme == "W8A8":
-        modifiers = [SmoothQuantModifier(smoothing_strength=config.smoothing_strength), GPTQModifier(**quantization)]
+        idle = idle_in_smoothquant(network, set(layers))
+        smooth = SmoothQuantModifier(smoothing_strength=config.smoothing_strength, ignore=idle)
+        modifiers = [smooth, GPTQModifier(**quantization)]
     else:
-        modifiers = [AWQModifier(duo_scaling=config.duo_scaling), QuantizationModifier(**quantization)]
+        mappings = awq_mappings(network, set(layers))
+        modifiers = [
+            AWQModifier(duo_scaling=config.duo_scaling, mappings=mappings),
+            QuantizationModifier(**quantization),
+        ]
     replaced = {f"{name}.weight" for name in layers}
     tensors = network.state_dict().items()
     kept = {tensor.data_ptr(): tensor.nbytes for name, tensor in tensors if name not in replaced}  # tied ones once
@@ -66,16 +92,10 @@ def select_layers(network: "PreTrainedModel", config: AwqParams) -> dict[str, "L
     """Select the linear layers that must be quantised, by name.
 
     Raises:
-        click.ClickException: an entry of awq.ignore matches nothing, no layer is left, or awq.group_size does not
-            divide the input width of a layer.
+        click.ClickException: no layer is left, or awq.group_size does not divide the input width of a layer.
     """
     from compressed_tensors.utils import match_named_modules
 
-    for entry in config.ignore:
-        if not any(match_named_modules(network, [entry])):
-            raise click.ClickException(
-                f"awq.ignore: {entry}: matches no layer of the model; correct the name (a pattern starts with `re:`)"
-            )
     layers = dict(match_named_modules(network, ["Linear"], config.ignore))
     if not layers:
         raise click.ClickException("awq.ignore: no linear layer is left to quantise; remove entries")

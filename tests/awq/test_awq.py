@@ -81,20 +81,6 @@ def test_tokenizer_and_template_are_the_merged_models_bytes(awq: Path, merged: P
 
 
 @pytest.mark.slow
-def test_ignored_layers_keep_16_bits(quantise: Callable[..., Path], merged: Path) -> None:
-    import torch
-
-    ignore = ["lm_head", "re:.*layers\\.0\\.mlp.*", "model.layers.1.self_attn.o_proj"]
-    folder = quantise({"awq.ignore": ignore, "awq.scheme": "W4A16", "awq.samples": 2})
-    kept = {"model.layers.1.self_attn.o_proj"}
-    kept |= {f"model.layers.0.mlp.{part}_proj" for part in ("gate", "up", "down")}
-    assert packed_layers(folder / "models" / "awq") == linear_layers(merged) - kept
-    after = tensors(folder / "models" / "awq")
-    assert all(after[f"{name}.weight"].dtype == torch.bfloat16 for name in kept)
-    assert scores(folder)["quantized_modules"] == scores(folder)["expected_modules"] == 14 - len(kept)
-
-
-@pytest.mark.slow
 def test_the_head_of_a_model_with_tied_embeddings_can_be_quantised_too(
     quantise: Callable[..., Path], merged: Path
 ) -> None:

@@ -35,8 +35,14 @@ W8A8: dict[str, Any] = {
             "use a divisor of all widths, such as 32, 64, 128, 256",
         ),
         (
-            {"awq.ignore": ["lm_haed"]},
-            "awq.ignore: lm_haed: matches no layer of the model; correct the name (a pattern starts with `re:`)",
+            {"awq.ignore": ["re:*down_proj"]},
+            "params.yaml: awq.ignore.0: not a regular expression: nothing to repeat at position 0; "
+            "did you mean re:.*down_proj? (got 're:*down_proj')",
+        ),
+        (
+            {"awq.ignore": ["lm_head", "re:.*(q|k"]},
+            "params.yaml: awq.ignore.1: not a regular expression: missing ), unterminated subpattern at position 2 "
+            "(got 're:.*(q|k')",
         ),
         ({"awq.ignore": ["Linear"]}, "awq.ignore: no linear layer is left to quantise; remove entries"),
         (
@@ -66,6 +72,38 @@ W8A8: dict[str, Any] = {
 )
 def test_params_that_do_not_fit_are_errors(refuse: Callable[..., str], changes: dict[str, Any], message: str) -> None:
     assert refuse(changes) == message
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        ("lm_haed", "matches no layer of the model; did you mean `lm_head`?"),
+        ("model.layers.2.mlp.up_proj", "matches no layer of the model; did you mean `model.layers.1.mlp.up_proj`?"),
+        ("down_proj", "matches no layer of the model; did you mean `re:.*down_proj$`?"),
+        ("*down_proj", "matches no layer of the model; did you mean `re:.*down_proj`?"),
+        ("re:down_proj", "matches no layer of the model; did you mean `re:.*down_proj`?"),
+        ("re:.*dwon_proj", "matches no layer of the model; a near name is model.layers.0.mlp.down_proj"),
+        ("zzz", "matches no layer of the model; the model has layers such as lm_head"),
+        (
+            "model.layers.1.mlp",
+            "matches no linear layer, only modules that hold some; did you mean `re:model\\.layers\\.1\\.mlp\\..*`?",
+        ),
+        (
+            "Qwen2MLP",
+            "matches no linear layer, only modules that hold some; did you mean `re:model\\.layers\\.0\\.mlp\\..*`?",
+        ),
+        ("model.norm", "matches no linear layer, and nothing else is quantised; remove it"),
+        ("", "matches no linear layer, and nothing else is quantised; remove it"),
+    ],
+)
+def test_an_ignored_layer_must_exist_before_the_weights_are_read(
+    refuse: Callable[..., str], merged: Path, tmp_path: Path, entry: str, problem: str
+) -> None:
+    folder = tmp_path / "models" / "outline"
+    shutil.copytree(merged, folder)
+    (folder / "model.safetensors").write_bytes(b"nobody reads this")
+    message = refuse({"awq.ignore": ["lm_head", entry]}, folder)
+    assert message == f"params.yaml: awq.ignore: {entry!r} {problem}"
 
 
 def lose_half(folder: Path) -> None:
