@@ -1,8 +1,17 @@
 # The commands of the project. `make` alone lists them.
 
 SHELL := /bin/bash
+
+# Rules cannot name a path with blanks, and recipes hand it to the shell: a path that either would misread is refused.
+UNFIT := $(shell printf %s "$$(pwd -P)" | LC_ALL=C tr -d 'A-Za-z0-9_./+,@=~^!\043\200-\377-' | wc -c)
+ifneq ($(strip $(UNFIT)),0)
+$(error the path of this checkout ("$(CURDIR)") has blanks or characters that make or the shell would misread; move it to a path of letters, digits and . _ - + , @ = ~ ^ !)
+endif
 PYTHON ?= python3
 VENV ?= .venv
+ifneq ($(words $(VENV)),1)
+$(error VENV ("$(VENV)") has blanks; name a path without them)
+endif
 export VENV := $(abspath $(VENV))
 BIN := $(VENV)/bin
 

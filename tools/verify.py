@@ -1,7 +1,8 @@
 """Verify that HEAD gives its own bytes: rebuild it in an empty clone and compare.
 
 Clones HEAD into a temporary folder with an empty DVC cache, runs every stage there, and compares dvc.lock and every
-file in git byte by byte. Run it with `make verify`, or with `python -m tools.verify`.
+file in git byte by byte. Where the project is a folder of a larger repository, all of it is cloned, and the stages
+run in that folder. Run it with `make verify`, or with `python -m tools.verify`.
 """
 
 import os
@@ -21,20 +22,22 @@ from stages.report import fingerprints
 def main(keep: bool) -> None:
     root = Path.cwd()
     commit = output("git", "rev-parse", "HEAD", cwd=root).strip()
-    if output("git", "status", "--porcelain", cwd=root):
+    repository = output("git", "rev-parse", "--show-toplevel", cwd=root).removesuffix("\n")
+    inside = output("git", "rev-parse", "--show-prefix", cwd=root).removesuffix("\n")
+    if output("git", "status", "--porcelain", "--", ".", cwd=root):
         click.echo("note: uncommitted changes are not verified", err=True)
     folder = Path(tempfile.mkdtemp(prefix="lockstep-verify-"))
-    clone = folder / "clone"
+    clone = folder / "clone" / inside
     try:
-        subprocess.run(["git", "clone", "--quiet", str(root), str(clone)], check=True)
-        subprocess.run(["git", "checkout", "--quiet", "--detach", commit], cwd=clone, check=True)
+        subprocess.run(["git", "clone", "--quiet", repository, str(folder / "clone")], check=True)
+        subprocess.run(["git", "checkout", "--quiet", "--detach", commit], cwd=folder / "clone", check=True)
         copy_rows(root, clone)
         click.echo(f"rebuilding {commit} in {clone}")
         # --force: the clone has the metrics of the commit, so DVC would skip stages that write nothing else.
         rebuilt = subprocess.run(["dvc", "repro", "--force"], cwd=clone, env=isolated(folder), check=False)
         if rebuilt.returncode:
             raise click.ClickException("the pipeline failed in the clone; see its message above")
-        differing = output("git", "diff", "--name-only", "HEAD", cwd=clone).split()
+        differing = output("git", "diff", "--name-only", "--relative", "HEAD", cwd=clone).splitlines()
         if differing:
             changed_outs(root / "dvc.lock", clone / "dvc.lock")
             raise click.ClickException(

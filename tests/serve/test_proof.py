@@ -80,7 +80,7 @@ def test_a_failed_gate_is_refused_by_name(proven: Path) -> None:
     assert examine("merged", None).problems == ["gates failed: awq_size_ratio; `make gate` shows the values"]
     commit(proven, "failed")
     assert examine("merged", "HEAD").problems == [
-        "gates failed: awq_size_ratio; `git show HEAD:metrics/gates.json` shows the values"
+        "gates failed: awq_size_ratio; `git show HEAD:./metrics/gates.json` shows the values"
     ]
     assert examine("merged", "HEAD^").problems == []
 

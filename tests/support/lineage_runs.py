@@ -20,7 +20,7 @@ def lineage_json(folder: Path, *arguments: str | Path) -> dict[str, Any]:
 
 def lock_at(folder: Path, revision: str) -> dict[str, Any]:
     """Return the stages of dvc.lock at a revision."""
-    return YAML(typ="safe").load(run(folder, "git", "show", f"{revision}:dvc.lock"))["stages"]
+    return YAML(typ="safe").load(run(folder, "git", "show", f"{revision}:./dvc.lock"))["stages"]
 
 
 def notes(folder: Path, *arguments: str) -> str:

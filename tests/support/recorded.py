@@ -149,8 +149,36 @@ def commit(folder: Path, subject: str) -> str:
     return run(folder, "git", "rev-parse", "HEAD").strip()
 
 
-def run(folder: Path, *command: str) -> str:
-    environment = ENVIRONMENT | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+def run(folder: Path, *command: str, given: str = "", variables: dict[str, str] | None = None) -> str:
+    environment = ENVIRONMENT | {"PYTHONPATH": str(ROOT)} | (variables or {})
+    done = subprocess.run(command, cwd=folder, env=environment, input=given, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def in_monorepo(repository: Recorded, folder: Path) -> Recorded:
+    """Make a larger git repository in an empty folder: it has the same runs in sub/lockstep, and other files beside.
+
+    Its last commit changes other files only, among them a dvc.lock and metrics of another project.
+    """
+    project = shutil.copytree(repository.folder, folder / "sub" / "lockstep", symlinks=True)
+    (project / ".git").rename(folder / ".git")
+    commits: list[str] = []
+    for old in (repository.first, repository.words, repository.other):
+        tree = run(folder, "git", "rev-parse", f"{old}^{{tree}}").strip()
+        for name in ("lockstep", "sub"):
+            tree = run(folder, "git", "mktree", given=f"040000 tree {tree}\t{name}\n").strip()
+        date, subject = run(folder, "git", "show", "-s", "--format=%ct %s", old).strip().split(" ", 1)
+        dates = {"GIT_AUTHOR_DATE": f"{date} +0000", "GIT_COMMITTER_DATE": f"{date} +0000"}
+        parent = ("-p", commits[-1]) if commits else ()
+        commits.append(run(folder, "git", "commit-tree", "-m", subject, *parent, tree, variables=dates).strip())
+    for ref in run(folder, "git", "for-each-ref", "--format=%(refname)").split():
+        run(folder, "git", "update-ref", "-d", ref)
+    run(folder, "git", "update-ref", "refs/heads/main", commits[-1])
+    run(folder, "git", "symbolic-ref", "HEAD", "refs/heads/main")
+    run(folder, "git", "reset", "--quiet")
+    (folder / "metrics").mkdir()
+    for name in ("dvc.lock", "params.yaml", "metrics/gates.json"):
+        (folder / name).write_text("{}\n", encoding="utf-8")
+    commit(folder, "another project")
+    return Recorded(project, *commits)

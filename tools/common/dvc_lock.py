@@ -61,7 +61,7 @@ class DvcLock:
 def read_lock(rev: str | None) -> DvcLock:
     """Read dvc.lock of a git revision, or with None of the workspace; without a dvc.lock there are no stages."""
     if rev is not None:
-        document = YAML(typ="safe", pure=True).load(repository.git("show", f"{rev}:dvc.lock"))
+        document = YAML(typ="safe", pure=True).load(repository.show_file(rev, "dvc.lock"))
     else:
         document = read_yaml(Path("dvc.lock")) if Path("dvc.lock").exists() else {}
     return DvcLock(rev, document.get("stages", {}))

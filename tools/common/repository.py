@@ -1,4 +1,8 @@
-"""Repository: commits that record a run, and the files in them, read with git."""
+"""Repository: commits that record a run, and the files in them, read with git.
+
+The project may be a folder of a larger repository. Each call runs in the project's folder, where git takes paths
+after `--` as relative to it, and `ls-tree` and `archive` know only what is in it; REV:PATH needs `./` for that.
+"""
 
 import io
 import subprocess
@@ -19,6 +23,15 @@ def git(*arguments: str) -> str:
         click.ClickException: git fails; the message is git's own.
     """
     return _run(*arguments).decode("utf-8")
+
+
+def show_file(rev: str, path: str) -> str:
+    """Return the text of a file of the project at a revision.
+
+    Raises:
+        click.ClickException: there is no such revision, or no such file in it.
+    """
+    return git("show", f"{rev}:./{path}")
 
 
 def recorded(rev: str) -> str:

@@ -76,7 +76,7 @@ def _examine_revision(kind: str, rev: str) -> Model:
         problems.append(f"{paths} at {rev}: the bytes differ from dvc.lock there; use another revision")
     if not found["gates"]:
         problems.append(f"metrics/gates.json at {rev}: no verdicts; use another revision")
-    failed = _failed_gates(found["gates"], f"git show {rev}:metrics/gates.json")
+    failed = _failed_gates(found["gates"], f"git show {rev}:./metrics/gates.json")
     return Model(kind, Path("models", kind), rev, made, [*problems, *failed])
 
 

@@ -96,8 +96,8 @@ def test_a_difference_is_one_cell_with_its_interval() -> None:
 
 def test_every_hash_is_in_dvc_lock_or_of_a_file(repository: Recorded) -> None:
     text = succeed_in(repository.folder, card.main, "--rev", repository.words)
-    lock = run(repository.folder, "git", "show", f"{repository.first}:dvc.lock")
-    lineage = run(repository.folder, "git", "show", f"{repository.first}:metrics/lineage.json")
+    lock = run(repository.folder, "git", "show", f"{repository.first}:./dvc.lock")
+    lineage = run(repository.folder, "git", "show", f"{repository.first}:./metrics/lineage.json")
     hashes = HASH.findall(text)
     assert len(hashes) > 10
     assert [one for one in hashes if one not in lock + lineage + repository.first] == []

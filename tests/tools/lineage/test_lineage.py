@@ -35,7 +35,7 @@ def test_a_revision_has_all_that_its_dvc_lock_and_metrics_say(repository: Record
         "source": "rows.jsonl", "revision": rows["sha256"], "licence": "mit", "rows": rows["rows_read"]
     }  # fmt: skip
     assert found["environment"][0]["libraries"] == ["torch==2.13.0"]
-    assert found["gates"] == json.loads(run(folder, "git", "show", f"{repository.first}:metrics/gates.json"))
+    assert found["gates"] == json.loads(run(folder, "git", "show", f"{repository.first}:./metrics/gates.json"))
     assert set(METRICS) <= set(found["metrics"])
     assert found["metrics"]["train"] == json.loads((folder / "metrics/train.json").read_text(encoding="utf-8"))
     assert found["differs"] == []
