@@ -18,12 +18,21 @@ from stages.common import chat_template
 
 # A conversation, `{"messages": [...]}` with or without `"tools"`, or plain text, `{"text": ...}`, without a template.
 Row = dict[str, Any]
+REASONING = "reasoning_content"  # the key of a message's reasoning in a Row
 # What a template raises for a row that it does not support: its own refusal, or an error in an expression.
 REFUSALS = (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 class Refused(click.ClickException):
-    """The chat template cannot render a row."""
+    """The chat template cannot render a row.
+
+    Attributes:
+        reason: the template's own words.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Encoded(NamedTuple):
@@ -44,6 +53,7 @@ class ChatTokenizer:
         stop_ids: the tokens that end an answer.
         pad_id: the token that fills up short rows.
         opening: the token that the tokenizer itself puts before a text, or "".
+        reasoning_key: the key of a message under which the template reads its reasoning.
     """
 
     tokenizer: Tokenizer
@@ -52,6 +62,7 @@ class ChatTokenizer:
     stop_ids: frozenset[int]
     pad_id: int
     opening: str
+    reasoning_key: str = "reasoning_content"
 
 
 def load(folder: Path) -> ChatTokenizer:
@@ -75,7 +86,8 @@ def load(folder: Path) -> ChatTokenizer:
         pad_id = min(stop_ids)
     bos = special.get("bos_token", "")
     opening = bos if bos and tokenizer.encode("").tokens[:1] == [bos] else ""
-    return ChatTokenizer(tokenizer, chat_template.load(folder, config), special, stop_ids, pad_id, opening)
+    template, reasoning_key = chat_template.load(folder, config)
+    return ChatTokenizer(tokenizer, template, special, stop_ids, pad_id, opening, reasoning_key)
 
 
 def render(chat_tokenizer: ChatTokenizer, row: Row, *, prompt: bool = False) -> tuple[str, list[tuple[int, int]]]:
@@ -88,10 +100,12 @@ def render(chat_tokenizer: ChatTokenizer, row: Row, *, prompt: bool = False) -> 
         prompt: end with the header of the assistant's next answer (`add_generation_prompt`).
 
     Returns:
-        The text, and its spans that are in the loss, (start, end) in characters: the text between generation markers.
+        The text, and its spans that are in the loss, (start, end) in characters: the text between generation markers,
+        without that of messages with `"weight": 0`.
 
     Raises:
-        Refused: the template does not support the messages, such as a role that it does not know.
+        Refused: the template does not support the messages, such as a role that it does not know, or it does not mark
+            each answer by itself although one has weight 0.
     """
     if "text" in row:
         text = f"{row['text']}{chat_tokenizer.special.get('eos_token', '')}"
@@ -100,7 +114,10 @@ def render(chat_tokenizer: ChatTokenizer, row: Row, *, prompt: bool = False) -> 
     parts: list[str] = []
     tracker: Any = chat_tokenizer.template.environment
     tracker.generation_log = (parts, spans)
-    values = {"messages": row["messages"], "tools": row.get("tools"), "documents": None}
+    messages, key = row["messages"], chat_tokenizer.reasoning_key
+    if key != REASONING:
+        messages = [one | {key: one[REASONING]} if REASONING in one else one for one in messages]
+    values = {"messages": messages, "tools": row.get("tools"), "documents": None}
     try:
         for part in chat_tokenizer.template.generate(
             **values, add_generation_prompt=prompt, **chat_tokenizer.special
@@ -108,7 +125,15 @@ def render(chat_tokenizer: ChatTokenizer, row: Row, *, prompt: bool = False) -> 
             parts.append(part)
     except REFUSALS as error:
         start = row["messages"][0]["content"][:40]
-        raise Refused(f"chat template: {error} (in the row that starts {start!r})") from None
+        raise Refused(f"chat template: {error} (in the row that starts {start!r})", str(error)) from None
+    if any("weight" in message for message in messages):
+        answers = [message for message in messages if message["role"] == "assistant"]
+        if len(spans) != len(answers):
+            problem = (
+                f"{len(answers)} answers have {len(spans)} generation blocks, so one cannot be left out of the loss"
+            )
+            raise Refused(f"chat template: {problem}", problem)
+        spans = [span for span, answer in zip(spans, answers, strict=True) if answer.get("weight") != 0]
     return "".join(parts), spans
 
 
@@ -127,8 +152,10 @@ def tokenize(chat_tokenizer: ChatTokenizer, rendered: list[tuple[str, list[tuple
 
 
 def without_answer(row: Row) -> Row:
-    """Return a conversation without its last message, the answer: what the model is asked."""
-    return row | {"messages": row["messages"][:-1]}
+    """Return a conversation up to its last answer in the loss, which is left out: what the model is asked."""
+    messages = row["messages"]
+    answers = [n for n, one in enumerate(messages) if one["role"] == "assistant" and one.get("weight") != 0]
+    return row | {"messages": messages[: answers[-1]]}
 
 
 def encode_prompts(chat_tokenizer: ChatTokenizer, rows: list[Row]) -> list[list[int]]:

@@ -12,9 +12,12 @@ import jinja2.nodes
 import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+DICT_NAMES = frozenset(dir(dict))
+REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 
-def load(folder: Path, config: dict[str, Any]) -> jinja2.Template:
-    """Compile the chat template of a model folder.
+
+def load(folder: Path, config: dict[str, Any]) -> tuple[jinja2.Template, str]:
+    """Compile the chat template of a model folder, and find the key under which it reads a message's reasoning.
 
     Args:
         folder: the model folder.
@@ -34,7 +37,7 @@ def load(folder: Path, config: dict[str, Any]) -> jinja2.Template:
         )
     # The environment of transformers, without `strftime_now`: a template that writes today's date gives other tokens
     # tomorrow. Without that function, such templates write a fixed date.
-    environment = ImmutableSandboxedEnvironment(
+    environment = _Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
     environment.filters["tojson"] = _tojson
@@ -44,12 +47,22 @@ def load(folder: Path, config: dict[str, Any]) -> jinja2.Template:
     except jinja2.TemplateSyntaxError as error:
         raise click.ClickException(f"{file}:{error.lineno}: {error.message}; fix the template") from None
     template.globals = dict(template.globals)  # faster: Jinja would search its chain of mappings again for every row
-    return template
+    return template, next((key for key in REASONING_KEYS if key in source), REASONING_KEYS[0])
 
 
 def has_markers(source: str) -> bool:
     """Whether a chat template marks the assistant's answers, by the same test as in transformers and TRL."""
     return re.search(r"\{%-?\s*generation\s*-?%\}", source) is not None
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """The sandbox of transformers, with a shorter way to the keys of a message. The texts are the same."""
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """Look up `message.role`: in a dict that has no method of that name, the key."""
+        if type(obj) is dict and attribute not in DICT_NAMES:
+            return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
+        return super().getattr(obj, attribute)
 
 
 class _Generation(jinja2.ext.Extension):

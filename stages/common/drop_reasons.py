@@ -5,10 +5,14 @@ REASONS = {
     "not_an_object": ("invalid_row", "the row is not a JSON object"),
     "wrong_type": ("invalid_row", "a value is missing or has the wrong type for the format"),
     "not_text": ("invalid_row", "the content of a message is not text"),
+    "image": ("invalid_row", "the row has an image, which a text model cannot read"),
+    "audio": ("invalid_row", "the row has audio, which a text model cannot read"),
+    "video": ("invalid_row", "the row has a video, which a text model cannot read"),
+    "loss_switch": ("invalid_row", "a message's loss switch cannot be followed"),
     "unknown_role": ("invalid_row", "a message has an unknown role"),
     "roles_out_of_order": ("invalid_row", "roles do not alternate"),
     "empty_question": ("invalid_row", "a user message is empty"),
-    "invalid_unicode": ("invalid_row", "the text is not valid UTF-8, or has a lone surrogate"),
+    "invalid_unicode": ("invalid_row", "the text is not UTF-8 (preprocess.files: encoding), or has a lone surrogate"),
     "template_refused": ("invalid_row", "the chat template rejects the row"),
     "lost_by_template": ("invalid_row", "the chat template leaves out a part of the row"),
     "no_supervised_token": ("invalid_row", "no token of the row is in the loss"),
@@ -23,5 +27,6 @@ REASONS = {
     "duplicate": ("duplicates", "an earlier row has the same content"),
     "near_duplicate": ("near_duplicates", "an earlier row has nearly the same content"),
 }
-# Rows that the params ask to drop. They do not count against preprocess.max_dropped_share.
+# Rows that the params ask to drop. They do not count against preprocess.max_dropped_share, except for rows in another
+# language, which have a limit of their own or count there.
 WANTED = {"contaminated", "duplicate", "other_language", "personal_data", "secret"}

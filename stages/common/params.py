@@ -124,7 +124,8 @@ def _words(section: type[BaseModel], keys: tuple[str, ...], problems: list[Any])
 
 
 def _message(problem: Any) -> str:
-    text = problem["msg"].partition(" or instance of ")[0]  # the rest names a class of this project
+    # The rest names a class of this project, or of pydantic.
+    text = problem["msg"].partition(" or instance of ")[0].removeprefix("Value error, ")
     return f"{text[0].lower()}{text[1:]}"
 
 

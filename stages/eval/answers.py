@@ -9,6 +9,7 @@ import re
 from types import SimpleNamespace
 from typing import Any
 
+from stages.common import chat
 from stages.common.chat import ChatTokenizer, Row
 from stages.common.scores import ANSWER_SCORES, AnswerRow
 from stages.common.tokens import TokenRow
@@ -38,7 +39,12 @@ def score_rows(
         if place in completed:
             expected = reference(tokens, chat_tokenizer)
             answer, stopped = decode_answer(completed[place], chat_tokenizer)
-            found |= {"question": row["messages"][:-1], "reference": expected, "answer": answer, "stopped": stopped}
+            found |= {
+                "question": chat.without_answer(row)["messages"],
+                "reference": expected,
+                "answer": answer,
+                "stopped": stopped,
+            }
             found |= score_answer(expected, answer)
         scored.append(found | score_loss(tokens, loss))
     return scored

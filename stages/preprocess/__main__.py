@@ -33,7 +33,7 @@ def main(
     config = load_params(params, "preprocess", PreprocessParams)
 
     from stages.preprocess.contamination import load_benchmarks
-    from stages.preprocess.counts import check_losses, count_rows, length_table, outcome_table
+    from stages.preprocess.counts import check_losses, count_rows, describe_counts, length_table, outcome_table
     from stages.preprocess.duplicates import group_rows
     from stages.preprocess.encode import encode_rows
     from stages.preprocess.filters import check_rows
@@ -59,7 +59,7 @@ def main(
             check_losses(raw, sources, facts, outcomes, config)
 
             # Outputs
-            write_prepared(scratch / ROWS, facts, outcomes, [source.path.name for source in sources], folder)
+            write_prepared(scratch / ROWS, facts, outcomes, [source.name for source in sources], folder)
         counts = count_rows(sources, facts, outcomes)
         plots = {lengths: length_table(facts, outcomes), outcomes_csv: outcome_table(counts)}
         files.write_texts({metrics: files.dump_json(counts)} | plots)
@@ -67,10 +67,7 @@ def main(
         f"{counts['rows_read']} rows read, {counts['rows_kept']} kept: "
         f"{counts['rows_train']} train, {counts['rows_val']} val"
     )
-    for reason, number in counts["rows_dropped"].items():
-        click.echo(f"  dropped, {reason}: {number} (such as {counts['examples'][reason][0]})")
-    for kind, number in counts["findings"].items():
-        click.echo(f"  found, {kind}: {number} (such as {counts['examples'][kind][0]})")
+    click.echo("".join(f"  {line}\n" for line in describe_counts(counts)), nl=False)
 
 
 if __name__ == "__main__":

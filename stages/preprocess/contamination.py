@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stages.common.chat import Row
-from stages.preprocess.conversation import strings
 from stages.preprocess.readers import read_rows
+from stages.preprocess.row_values import strings
 from stages.preprocess.sources import data_files
 
 WORD = re.compile(r"\w+")

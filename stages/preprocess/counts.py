@@ -33,13 +33,23 @@ def check_losses(
     read, left = len(outcomes.drop_reason), int((outcomes.drop_reason < 0).sum())
     dropped = Counter(DROP_REASONS[code] for code in outcomes.drop_reason[outcomes.drop_reason >= 0].tolist())
     rows = {reason: np.flatnonzero(outcomes.drop_reason == DROP_REASONS.index(reason)) for reason in dropped}
+    details = _details(rows, facts)
     reasons = ", ".join(
         f"{reason} {number} such as {_row_ids(rows[reason], sources, facts)[0]}"
+        + (f": {next(iter(details[reason]))}" if reason in details else "")
         for reason, number in sorted(dropped.items())
     )
     if not left:
         raise click.ClickException(f"{folder}: all {read} rows dropped ({reasons}); see docs/data.md")
     unwanted = sum(number for reason, number in dropped.items() if reason not in WANTED)
+    limit = config.max_other_language_share
+    if limit is None:
+        unwanted += dropped["other_language"]
+    elif dropped["other_language"] / read > limit:
+        raise click.ClickException(
+            f"{folder}: {dropped['other_language']} of {read} rows would be dropped as in another language, more "
+            f"than preprocess.max_other_language_share ({limit}) allows; raise it or correct preprocess.languages"
+        )
     if unwanted / read > config.max_dropped_share:
         raise click.ClickException(
             f"{folder}: {unwanted} of {read} rows would be dropped, more than preprocess.max_dropped_share "
@@ -73,13 +83,31 @@ def count_rows(sources: list[Source], facts: pa.Table, outcomes: Outcomes) -> di
         "supervised_share": round(pc.sum(facts_kept["supervised_tokens"]).as_py() / int(lengths.sum()), 6),
         "tokens": {f"p{q}": _percentile(lengths, q) for q in (50, 95, 99)} | {"max": int(lengths[-1])},
         "findings": {kind: len(rows) for kind, rows in found.items()},
+        "details": _details(dropped, facts),
         "examples": {name: _row_ids(rows, sources, facts) for name, rows in (dropped | found).items()},
         "files": {
-            source.path.name: {"format": source.format}
+            source.name: {"format": source.reading.format}
             | _count_file(facts["file"].to_numpy() == source.number, outcomes)
+            | {"unread": dict(sorted(source.reading.unread.items()))}
+            | {"numbers_as_text": dict(sorted(source.reading.as_text.items()))}
             for source in sources
         },
     }
+
+
+def describe_counts(counts: dict[str, Any]) -> list[str]:
+    """Describe what was dropped, found and not read, in a line each."""
+    lines = []
+    for reason, number in counts["rows_dropped"].items():
+        lines.append(f"dropped, {reason}: {number} (such as {counts['examples'][reason][0]})")
+        lines += [f"  {detail}: {rows}" for detail, rows in counts["details"].get(reason, {}).items()]
+    for kind, number in counts["findings"].items():
+        lines.append(f"found, {kind}: {number} (such as {counts['examples'][kind][0]})")
+    for key, words in (("unread", "not read"), ("numbers_as_text", "numbers read as text")):
+        for name, file in counts["files"].items():
+            if file[key]:
+                lines.append(f"{words}, {name}: {', '.join(f'{name} ({rows})' for name, rows in file[key].items())}")
+    return lines
 
 
 def length_table(facts: pa.Table, outcomes: Outcomes) -> str:
@@ -94,6 +122,16 @@ def outcome_table(counts: dict[str, Any]) -> str:
     """Return the number of rows by outcome and drop reason, as CSV for `dvc plots`."""
     rows = {"train": counts["rows_train"], "val": counts["rows_val"], **counts["rows_dropped"]}
     return "outcome,rows\n" + "".join(f"{outcome},{number}\n" for outcome, number in rows.items())
+
+
+def _details(dropped: "dict[str, NDArray[np.int64]]", facts: pa.Table) -> dict[str, dict[str, int]]:
+    """Count the causes of each drop reason: the EXAMPLES most frequent ones, and the first of equal ones first."""
+    found = {}
+    for reason, rows in sorted(dropped.items()):
+        causes = Counter(filter(None, facts["detail"].take(pa.array(rows)).to_pylist()))
+        if causes:
+            found[reason] = dict(causes.most_common(EXAMPLES))
+    return found
 
 
 def _findings(facts: pa.Table) -> "dict[str, NDArray[np.int64]]":
@@ -123,4 +161,4 @@ def _count_file(rows: "NDArray[np.bool_]", outcomes: Outcomes) -> dict[str, Any]
 def _row_ids(rows: "NDArray[np.int64]", sources: list[Source], facts: pa.Table) -> list[str]:
     some = facts.take(pa.array(rows[:EXAMPLES]))
     places = zip(some["file"].to_pylist(), some["line"].to_pylist(), strict=True)
-    return [f"{sources[file].path.name}:{line}" for file, line in places]
+    return [f"{sources[file].name}:{line}" for file, line in places]

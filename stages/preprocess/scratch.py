@@ -3,6 +3,7 @@
 Which rows are duplicates, and so which split a row goes to, is known only when every row is read.
 """
 
+from array import array
 from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
@@ -23,6 +24,7 @@ FACTS = pa.schema(
         "file": pa.int16(),
         "line": pa.int64(),
         "drop_reason": pa.int8(),
+        "detail": pa.string(),
         "content_hash": pa.binary(16),
         "duplicate_key": pa.binary(16),
         "split_draw": pa.float64(),
@@ -73,6 +75,7 @@ def _record_batch(rows: list[RowState], keys: list[bytes], seed: int) -> pa.Reco
         "file": [row.source.number for row in rows],
         "line": [row.line for row in rows],
         "drop_reason": [DROP_REASONS.index(row.drop_reason) if row.drop_reason else -1 for row in rows],
+        "detail": [row.detail or None for row in rows],
         "content_hash": [row.content_hash for row in rows],
         "duplicate_key": [None if row.drop_reason else next(key) for row in rows],
         "split_draw": [draw[0] for draw in draws],
@@ -86,7 +89,7 @@ def _record_batch(rows: list[RowState], keys: list[bytes], seed: int) -> pa.Reco
             b"" if row.drop_reason else orjson.dumps(row.content, option=orjson.OPT_APPEND_NEWLINE) for row in rows
         ],
         "input_ids": _list_column(
-            [b"" if row.drop_reason else np.array(row.encoded.ids, np.int32).tobytes() for row in rows], pa.int32()
+            [b"" if row.drop_reason else array("i", row.encoded.ids).tobytes() for row in rows], pa.int32()
         ),
         "assistant_masks": _list_column([b"" if row.drop_reason else row.encoded.mask for row in rows], pa.int8()),
     }

@@ -1,80 +1,153 @@
-"""Sources: the files of data/raw that preprocess reads, with the format of each."""
+"""Sources: the files of data/raw that preprocess reads, with the format and the columns of each."""
 
+import difflib
 from fnmatch import fnmatch
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import click
 
-from stages.preprocess.formats import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, detect_format
+from stages.preprocess.columns import (
+    OPTIONAL_COLUMNS,
+    REQUIRED_COLUMNS,
+    Reading,
+    Sample,
+    detect_format,
+    match_columns,
+    missing_answer,
+)
 from stages.preprocess.params import FileParams, PreprocessParams
 from stages.preprocess.readers import KINDS, file_kind, read_rows
 
-ROWS_TO_TRY = 1000  # the first JSON object among so many rows shows the format
+ROWS_TO_TRY = 1000  # the rows that show the format and the columns of a file
 
 
 class Source(NamedTuple):
-    """A file of raw rows and how to read it. `number` is its position among the files that are read."""
+    """A file of raw rows and how to read it.
+
+    Attributes:
+        number: its position among the files that are read.
+        path: the file.
+        name: its path in the folder, with `/`; a row id is this name and the row's line.
+        reading: format and columns.
+        params: its settings in preprocess.files.
+    """
 
     number: int
     path: Path
-    format: str
+    name: str
+    reading: Reading
     params: FileParams
 
 
 def data_files(folder: Path, *, required: bool = True) -> list[Path]:
-    """List the data files of `folder`, sorted. Hidden files, `*.dvc` files and README.md are not data files.
+    """List the data files of `folder` and of the folders in it, sorted by path.
+
+    Hidden files and folders, `*.dvc` files and README.md are not data files.
 
     Raises:
-        click.ClickException: the folder has no data files although they are `required`, or a file has an
-            unsupported type or a name that cannot be printed.
+        click.ClickException: the folder has no data files although they are `required`, a file has an unsupported
+            type or a name that cannot be printed, or a link leads out of the folder or to nothing.
     """
-    files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
-    found = [path for path in files if path.name[0] != "." and path.suffix != ".dvc" and path.name != "README.md"]
+    found = []
+    for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
+        name = path.relative_to(folder)
+        if any(part.startswith(".") for part in name.parts) or path.suffix == ".dvc" or path.name == "README.md":
+            continue
+        if not name.as_posix().isprintable():
+            raise click.ClickException(f"{folder}: {name.as_posix()!a}: the name cannot be printed; rename the file")
+        if path.is_symlink():
+            _check_link(path, folder)
+        if path.is_file():
+            file_kind(path)
+            found.append(path)
     if required and not found:
         raise click.ClickException(f"{folder}: no data files; put {', '.join(KINDS)} files in it")
-    for path in found:
-        if not path.name.isprintable():
-            raise click.ClickException(f"{folder}: {path.name!a}: the name cannot be printed; rename the file")
-        file_kind(path)
     return found
 
 
+def _check_link(path: Path, folder: Path) -> None:
+    """Refuse a link that git and DVC would not bring to another machine. DVC's own links lead to its cache."""
+    try:
+        target = path.resolve(strict=True)
+    except (OSError, RuntimeError):  # nothing there, or links in a circle
+        raise click.ClickException(
+            f"{path}: a link to {path.readlink()}, which does not exist; fix or remove the link"
+        ) from None
+    if target.is_dir():
+        raise click.ClickException(f"{path}: a link to a folder, which is not followed; move the files here")
+    if folder.resolve() not in target.parents and not {".dvc", "cache"} < set(target.parts):
+        raise click.ClickException(
+            f"{path}: a link out of {folder}, whose file would be missing elsewhere; copy the file here"
+        )
+
+
 def find_sources(folder: Path, config: PreprocessParams) -> list[Source]:
-    """List the files to read. Where the params name no format, it follows from the columns of the first row.
+    """List the files to read. Where the params name no format, it follows from the columns of the first rows.
 
     Raises:
-        click.ClickException: a pattern in the params fits no file, or the format of a file is unknown.
+        click.ClickException: a pattern in the params fits no file, the format of a file is unknown, or a column that
+            the params name is in no row.
     """
-    found = data_files(folder)
+    found = {path: path.relative_to(folder).as_posix() for path in data_files(folder)}
     for key, patterns in (("read", config.read), ("files", config.files)):
         for pattern in patterns:
-            if not any(fnmatch(path.name, pattern) for path in found):
+            if not any(_fits(name, pattern) for name in found.values()):
                 raise click.ClickException(
                     f"preprocess.{key}: {pattern}: no such file in {folder}; fix or delete the pattern"
                 )
-    read = [path for path in found if any(fnmatch(path.name, pattern) for pattern in config.read)]
+    read = {path: name for path, name in found.items() if any(_fits(name, pattern) for pattern in config.read)}
     if not read:
         raise click.ClickException(f"preprocess.read: empty; name the files of {folder} to read, or ['*'] for all")
-    return [_source(number, path, config.files) for number, path in enumerate(read)]
+    return [_source(number, path, name, config.files) for number, (path, name) in enumerate(read.items())]
 
 
-def _source(number: int, path: Path, by_pattern: dict[str, FileParams]) -> Source:
-    params = next((params for pattern, params in by_pattern.items() if fnmatch(path.name, pattern)), FileParams())
-    known = set(
-        chain.from_iterable(chain(REQUIRED_COLUMNS[name], OPTIONAL_COLUMNS[name]) for name in REQUIRED_COLUMNS)
+def file_params(name: str, by_pattern: dict[str, FileParams]) -> FileParams:
+    """Return how to read a file: the settings of the first pattern in preprocess.files that fits its name."""
+    return next((params for pattern, params in by_pattern.items() if _fits(name, pattern)), FileParams())
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """Whether a pattern fits the path of a file in data/raw, or its last part."""
+    return fnmatch(name, pattern) or fnmatch(name.rpartition("/")[2], pattern)
+
+
+def _source(number: int, path: Path, name: str, by_pattern: dict[str, FileParams]) -> Source:
+    params = file_params(name, by_pattern)
+    where = f"preprocess.files: {name}: columns"
+    known = {
+        column for columns in (REQUIRED_COLUMNS, OPTIONAL_COLUMNS) for part in columns.values() for column in part
+    }
+    for column in params.columns:
+        if column not in known:
+            raise click.ClickException(f"{where}: {column}: unknown; known are {', '.join(sorted(known))}")
+    sample = Sample(row.values for row in islice(read_rows(path, params), ROWS_TO_TRY))
+    present = sample.present
+    wanted = params.format or detect_format(sample.first, params.columns) or detect_format(present, params.columns)
+    reading = match_columns(present, params.columns, wanted) if wanted else None
+    answer = missing_answer(present, params.columns, wanted)
+    if reading is None or answer:
+        columns = ", ".join(column if column.isprintable() else ascii(column) for column in sorted(present)) or "none"
+        problem, example = "unknown format", "name the columns in preprocess.files"
+        if answer:
+            problem = "no column with the answer"
+            example = f"name it in preprocess.files, such as {{'{name}': {{columns: {{{answer}: COLUMN}}}}}}"
+        raise click.ClickException(f"{path}: {problem} (columns: {columns}); {example}, see docs/data.md")
+    for column, actual in params.columns.items():
+        if column not in reading.columns:
+            raise click.ClickException(f"{where}: {column}: the format {reading.format} does not read it; delete it")
+        if actual not in present and (sample.size < ROWS_TO_TRY or file_kind(path) in (".csv", ".tsv", ".parquet")):
+            raise click.ClickException(absent_column(name, column, actual, reading))
+    reading.awaited = set(params.columns.values()) - set(present)
+    reading.numbers = sample.mostly_numbers(reading)
+    return Source(number, path, name, reading, params)
+
+
+def absent_column(name: str, column: str, actual: str, reading: Reading) -> str:
+    """Say that no row of a file has a column that the params name."""
+    close = difflib.get_close_matches(actual, [*reading.unread, *reading.present], n=1)
+    return (
+        f"preprocess.files: {name}: columns: {column}: no row has a column {actual}"
+        f"{f'; did you mean {close[0]}?' if close else '; correct the name'}"
     )
-    for name in params.columns:
-        if name not in known:
-            message = f"preprocess.files: {path.name}: columns: {name}: unknown; known are {', '.join(sorted(known))}"
-            raise click.ClickException(message)
-    rows = islice(read_rows(path, params.sample_by), ROWS_TO_TRY)
-    first = next((row.values for row in rows if isinstance(row.values, dict)), {})
-    found = params.format or detect_format(first, params.columns)
-    if found is None:
-        columns = ", ".join(name if name.isprintable() else ascii(name) for name in sorted(first)) or "none"
-        raise click.ClickException(
-            f"{path}: unknown format (columns: {columns}); name the columns in preprocess.files, see docs/data.md"
-        )
-    return Source(number, path, found, params)

@@ -5,10 +5,12 @@ import math
 from typing import Any
 
 import pytest
+from preparing import reading
 
 from stages.common import drop_reasons
-from stages.preprocess.conversation import ROLES, DropRow
 from stages.preprocess.formats import convert
+from stages.preprocess.row_values import DropRow
+from stages.preprocess.turns import ROLES
 
 ASKED = {"role": "user", "content": "Time?"}
 TOLD = {"role": "assistant", "content": "Noon."}
@@ -45,13 +47,13 @@ def talk(*turns: str) -> list[dict[str, str]]:
 )
 def test_tool_calls_have_one_form(calls: Any) -> None:
     values = {"messages": [CALLED[0], CALLED[1] | {"tool_calls": calls, "content": None}, *CALLED[2:]]}
-    assert convert(values, "messages", {}) == {"messages": CALLED}
+    assert convert(values, reading(values, "messages")) == {"messages": CALLED}
 
 
 def test_the_ids_of_tool_calls_are_kept() -> None:
     call, answer = CALL | {"id": "c1"}, CALLED[2] | {"tool_call_id": "c1"}
     values = {"messages": [ASKED, CALLED[1] | {"tool_calls": [call]}, answer, TOLD]}
-    assert convert(values, "messages", {})["messages"] == [
+    assert convert(values, reading(values, "messages"))["messages"] == [
         ASKED,
         CALLED[1] | {"tool_calls": [call]},
         answer,
@@ -60,12 +62,17 @@ def test_the_ids_of_tool_calls_are_kept() -> None:
 
 
 def test_a_conversation_may_end_in_a_tool_call() -> None:
-    assert convert({"messages": CALLED[:2]}, "messages", {}) == {"messages": CALLED[:2]}
+    assert convert({"messages": CALLED[:2]}, reading({"messages": CALLED[:2]}, "messages")) == {
+        "messages": CALLED[:2]
+    }
 
 
 def test_values_that_json_cannot_hold_become_json() -> None:
     call = {"function": {"name": "now", "arguments": {"number": math.nan, "list": (1,)}}}
-    row = convert({"messages": [ASKED, {"role": "assistant", "tool_calls": [call]}]}, "messages", {})
+    row = convert(
+        {"messages": [ASKED, {"role": "assistant", "tool_calls": [call]}]},
+        reading({"messages": [ASKED, {"role": "assistant", "tool_calls": [call]}]}, "messages"),
+    )
     assert row["messages"][1]["tool_calls"][0]["function"]["arguments"] == {"number": None, "list": [1]}
 
 
@@ -80,10 +87,10 @@ def messages(*given: Any) -> tuple[str, dict[str, Any]]:
         (*messages("Hi"), "wrong_type"),
         (*messages({}), "unknown_role"),
         (*messages({"role": ["user"], "content": "a"}), "unknown_role"),
-        (*messages({"role": "User", "content": "a"}, TOLD), "unknown_role"),
+        (*messages({"role": "Narrator", "content": "a"}, TOLD), "unknown_role"),
         (*messages({"role": "user", "content": 1}, TOLD), "wrong_type"),
-        (*messages({"role": "user", "content": [{"text": "a"}, PICTURE]}, TOLD), "not_text"),
-        (*messages({"role": "user", "content": ["a"]}, TOLD), "not_text"),
+        (*messages({"role": "user", "content": [{"text": "a"}, PICTURE]}, TOLD), "image"),
+        (*messages({"role": "user", "content": ["a", 1]}, TOLD), "not_text"),
         (*messages(ASKED, TOLD | {"reasoning_content": 1}), "wrong_type"),
         (*messages(ASKED), "empty_answer"),
         (*messages(ASKED, TOLD, ASKED), "empty_answer"),
@@ -113,7 +120,7 @@ def messages(*given: Any) -> tuple[str, dict[str, Any]]:
 )
 def test_a_fault_in_the_messages_drops_the_row(name: str, values: Any, reason: str) -> None:
     with pytest.raises(DropRow) as raised:
-        convert(values, name, {})
+        convert(values, reading(values, name))
     assert str(raised.value) == reason
     assert reason in drop_reasons.REASONS
 
@@ -123,8 +130,8 @@ def test_nesting_too_deep_for_json_drops_the_row() -> None:
     for _ in range(900):
         deep = {"a": deep}
     with pytest.raises(DropRow, match="wrong_type"):
-        convert(PAIR | {"tools": [deep]}, "messages", {})
+        convert(PAIR | {"tools": [deep]}, reading(PAIR | {"tools": [deep]}, "messages"))
 
 
 def test_every_role_is_one_that_a_template_knows() -> None:
-    assert set(ROLES.values()) == {"system", "user", "assistant", "tool"}
+    assert set(ROLES.values()) == {"system", "user", "assistant", "tool", "call"}

@@ -115,7 +115,7 @@ def test_rows_without_supervised_tokens_are_dropped_and_counted(
         ("{{ messages[0].none.at_all }}{% generation %}{% endgeneration %}", "template_refused"),
     ):
         template.write_text(text, encoding="utf-8")
-        assert f"({reason} 20 such as rows.jsonl:1)" in fail(stage.main, "--base", base)
+        assert f"({reason} 20 such as rows.jsonl:1" in fail(stage.main, "--base", base)
 
 
 def test_a_tool_answer_that_the_template_writes_as_json_is_not_lost(

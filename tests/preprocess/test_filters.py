@@ -1,6 +1,5 @@
 """Filters: control characters, special tokens, languages, and one drop reason per check of a full run."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ from stage_runs import ROOT
 from stages.common import drop_reasons
 from stages.common.params import read_yaml
 from stages.preprocess import __main__ as stage
-from stages.preprocess.conversation import DropRow
-from stages.preprocess.filters import clean, full_text, language_check
+from stages.preprocess.filters import clean, full_text, language_check, special_search
 from stages.preprocess.params import PreprocessParams
+from stages.preprocess.row_values import DropRow
 
 CALL = {"type": "function", "function": {"name": "now", "arguments": {}}}
 PARAMS = read_yaml(ROOT / "params.yaml")["preprocess"]
@@ -30,7 +29,7 @@ def talk(question: str, answer: str = "yes", **more: Any) -> dict[str, Any]:
 
 
 def cleaned(row: dict[str, Any], special: str = "<end>", **changes: Any) -> dict[str, Any]:
-    return clean(row, full_text(row), config(**changes), re.compile(special) if special else None)
+    return clean(row, full_text(row), config(**changes), special_search([special]))
 
 
 def reason_for(row: dict[str, Any], **changes: Any) -> str:

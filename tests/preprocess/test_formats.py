@@ -4,10 +4,12 @@ import json
 from typing import Any
 
 import pytest
+from preparing import reading
 
 from stages.common import drop_reasons
-from stages.preprocess.conversation import DropRow
-from stages.preprocess.formats import convert, detect_format
+from stages.preprocess.columns import detect_format
+from stages.preprocess.formats import convert
+from stages.preprocess.row_values import DropRow
 
 Values = dict[str, Any]
 ASKED = {"role": "user", "content": "Time?"}
@@ -58,7 +60,7 @@ def shared(*turns: str) -> list[dict[str, str]]:
             "messages",
             {
                 "messages": [
-                    ASKED | {"name": "Ann", "weight": 1},
+                    ASKED | {"name": "Ann", "weight": 0},
                     TOLD | {"reasoning_content": "12?", "tool_calls": []},
                 ]
             },
@@ -103,11 +105,11 @@ def shared(*turns: str) -> list[dict[str, str]]:
     ],
 )
 def test_every_format_becomes_messages(name: str, values: Values, expected: list[Any]) -> None:
-    assert convert(values, name, {}) == {"messages": expected}
+    assert convert(values, reading(values, name)) == {"messages": expected}
 
 
 def test_text_is_not_changed() -> None:
-    assert convert({"text": " a\n\n", "id": 1}, "text", {}) == {"text": " a\n\n"}
+    assert convert({"text": " a\n\n", "id": 1}, reading({"text": " a\n\n", "id": 1}, "text")) == {"text": " a\n\n"}
 
 
 @pytest.mark.parametrize("tools", [[TOOL], [TOOL["function"]], json.dumps([TOOL]), json.dumps([TOOL["function"]])])
@@ -141,7 +143,10 @@ def test_text_is_not_changed() -> None:
     ],
 )
 def test_tools_are_kept_in_every_format_that_has_them(name: str, values: Values, tools: Any) -> None:
-    assert convert(values | {"tools": tools}, name, {}) == {"messages": CALLED, "tools": [TOOL]}
+    assert convert(values | {"tools": tools}, reading(values | {"tools": tools}, name)) == {
+        "messages": CALLED,
+        "tools": [TOOL],
+    }
 
 
 @pytest.mark.parametrize(
@@ -160,7 +165,7 @@ def test_tools_are_kept_in_every_format_that_has_them(name: str, values: Values,
 )
 def test_columns_with_other_names_are_read_by_the_params(name: str, renamed: dict[str, str], values: Values) -> None:
     assert detect_format(values, renamed) == name
-    assert convert(values, name, renamed) == PAIR
+    assert convert(values, reading(values, name, renamed)) == PAIR
 
 
 @pytest.mark.parametrize(
@@ -169,12 +174,12 @@ def test_columns_with_other_names_are_read_by_the_params(name: str, renamed: dic
         ("messages", "messages"),
         ("messages instruction output text", "messages"),
         ("conversations system tools", "sharegpt"),
-        ("instruction", "alpaca"),
+        ("instruction", None),
         ("instruction text prompt completion", "alpaca"),
         ("prompt completion text", "prompt_completion"),
         ("prompt text", "text"),
         ("prompt", None),
-        ("Text", None),
+        ("Text", "text"),
         ("", None),
     ],
 )
@@ -210,7 +215,7 @@ def test_the_columns_decide_the_format(columns: str, name: str | None) -> None:
         ("prompt_completion", {"prompt": "a", "completion": ""}, "empty_answer"),
         ("prompt_completion", {"prompt": "a"}, "empty_answer"),
         ("prompt_completion", {"completion": "a"}, "empty_question"),
-        ("prompt_completion", {"prompt": [ASKED], "completion": "a"}, "not_text"),
+        ("prompt_completion", {"prompt": [ASKED], "completion": 1}, "wrong_type"),
         ("prompt_completion", {"prompt": 1, "completion": "a"}, "wrong_type"),
         ("prompt_completion", {"prompt": [ASKED], "completion": [ASKED]}, "roles_out_of_order"),
         ("sharegpt", {"conversations": ["a"]}, "wrong_type"),
@@ -225,7 +230,7 @@ def test_the_columns_decide_the_format(columns: str, name: str | None) -> None:
         ),
         ("sharegpt", {"conversations": shared("human: a", "gpt: b"), "system": ["c"]}, "wrong_type"),
         ("sharegpt", {"conversations": shared("human: a", "gpt: b"), "tools": "c"}, "wrong_type"),
-        ("sharegpt", {"conversations": shared("human: a", "gpt: b"), "tools": {"name": "c"}}, "wrong_type"),
+        ("sharegpt", {"conversations": shared("human: a", "gpt: b"), "tools": 1}, "wrong_type"),
         ("sharegpt", {"conversations": shared("human: a", "gpt: b"), "tools": ["c"]}, "wrong_type"),
         ("sharegpt", {"conversations": shared("human: a", "bing: b")}, "unknown_role"),
         ("sharegpt", {"conversations": [{"value": "a"}]}, "unknown_role"),
@@ -239,6 +244,6 @@ def test_the_columns_decide_the_format(columns: str, name: str | None) -> None:
 )
 def test_a_row_that_does_not_follow_its_format_is_dropped(name: str, values: Any, reason: str) -> None:
     with pytest.raises(DropRow) as raised:
-        convert(values, name, {})
+        convert(values, reading(values, name))
     assert str(raised.value) == reason
     assert reason in drop_reasons.REASONS

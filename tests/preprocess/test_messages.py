@@ -20,7 +20,8 @@ from stages.preprocess.sources import data_files
 
 EMPTY = ": no rows; add rows or delete the file"
 DEEP = "a number is too long or the nesting too deep; fix the"
-NO_FILES = "data/raw: no data files; put .json, .jsonl, .parquet, .csv, .txt files in it"
+NO_FILES = "data/raw: no data files; put .json, .jsonl, .parquet, .csv, .tsv, .txt files in it"
+KEYS = ": rows under the keys a, c; name the one to read in preprocess.files, such as {{'{0}': {{key: a}}}}"
 NO_ANSWER = "the answer is empty or missing"
 
 
@@ -39,24 +40,22 @@ def empty_parquet() -> bytes:
         ("a.json", b"[ \n ]\n", EMPTY),
         ("a.json", b'[{"a": 1}\n', ":2: not JSON (Expecting ',' delimiter); fix the line"),
         ("a.json", b'[{"a": 1},', ":1: not JSON (Expecting value); fix the line"),
-        ("a.json", b'[{"a": 1},\n]', ":2: not JSON (Expecting value); fix the line"),
+        ("a.json", b'[{"a": 1},,{"b": 2}]', ":1: not JSON (Expecting value); fix the line"),
         ("a.json", b'[\n{"a": 1},\n{"a": "x', ":3: not JSON (Unterminated string starting at); fix the line"),
         ("a.json", b'[\n{"a": 1}\n{"b": 2}]', ":3: not JSON (Expecting ',' delimiter); fix the line"),
         ("a.json", b'[{"a": "\n"}]', ":1: not JSON (Invalid control character at); fix the line"),
         ("a.json", b'[{"a": "\\x"}]', ":1: not JSON (Invalid \\escape); fix the line"),
-        ("a.json", b"[1]\n[2]", ": text after the closing bracket of the array; delete it"),
+        ("a.json", b"[1]\n2", ": text after the closing bracket of the array; delete it"),
         ("a.json", b"[1]]", ": text after the closing bracket of the array; delete it"),
         ("a.json", b"[" * 100_000, f": row 1: {DEEP} row"),
         ("a.json", b"[1,\n" + b"1" * 5000 + b" ]", f": row 2: {DEEP} row"),
-        ("a.json", b'{"a":\n1}', ":1: not JSON (Expecting value); fix the line"),
-        ("a.json", '[{"a": 1}]'.encode("utf-16"), ": encoded as UTF-16; save the file as UTF-8"),
-        ("a.jsonl", '{"a": 1}'.encode("utf-16-be"), ":1: not JSON (Expecting value); fix the line"),
+        ("a.json", b'{"a":\n1', ":2: not JSON (Expecting ',' delimiter); fix the line"),
+        ("a.json", b'{"a": [{"b": 1}],\n"c": [{"b": 2}]}', KEYS.format("a.json")),
         (
             "a.csv",
-            codecs.BOM_UTF16_BE + "a,b\n1,2".encode("utf-16-be"),
-            ": encoded as UTF-16; save the file as UTF-8",
+            codecs.BOM_UTF16_BE + "a,b\n1,2".encode("utf-16-be")[:-1],
+            ": not utf-16-be (truncated data) after 0 rows; set its encoding in preprocess.files",
         ),
-        ("a.txt", "text".encode("utf-16"), ": encoded as UTF-16; save the file as UTF-8"),
         ("a.jsonl", b"{}\n\n" + b'{"a": b}\n{}', ":3: not JSON (Expecting value); fix the line"),
         ("a.jsonl", b'{"a": \xe9}', ":1: not JSON (Expecting value); fix the line"),
         ("a.jsonl", b'{"a": 1}\r{"a": 2}', ":1: not JSON (Extra data); fix the line"),
@@ -106,7 +105,7 @@ def to_drop(param: str) -> str:
         (
             "a.xml",
             "<a/>",
-            ": not one of .json, .jsonl, .parquet, .csv, .txt, each also .gz or .zst; "
+            ": not one of .json, .jsonl, .parquet, .csv, .tsv, .txt, each also .gz or .zst; "
             "convert the file or move it away",
         ),
         (
@@ -125,7 +124,12 @@ def to_drop(param: str) -> str:
             ": unknown format (columns: none); name the columns in preprocess.files, see docs/data.md",
         ),
         ("a.jsonl", GOOD + '{"output": "b"\n' + GOOD, ":21: not JSON (Expecting ',' delimiter); fix the line"),
-        ("a.jsonl", '{"instruction": "a"}\n', f":1: {NO_ANSWER}; {to_drop('empty_answer')}"),
+        (
+            "a.jsonl",
+            '{"instruction": "a"}\n',
+            ": no column with the answer (columns: instruction); name it in preprocess.files, such as "
+            "{'a.jsonl': {columns: {output: COLUMN}}}, see docs/data.md",
+        ),
         ("a.jsonl", GOOD + '\n{"instruction": "a", "output": " "}\n', f":22: {NO_ANSWER}; {to_drop('empty_answer')}"),
         ("a.csv", "prompt,completion\na,b\n\nc,\n", f":4: {NO_ANSWER}; {to_drop('empty_answer')}"),
         (
@@ -144,9 +148,17 @@ def test_files_and_rows_with_their_line(
 @pytest.mark.parametrize(
     ("param", "bad", "words"),
     [
-        ("invalid_row", 3, "the row is not a JSON object"),
-        ("invalid_row", {"instruction": 1, "output": "b"}, "a value is missing or has the wrong type for the format"),
-        ("invalid_row", alpaca("half \ud83d"), "the text is not valid UTF-8, or has a lone surrogate"),
+        ("invalid_row", 3, "the row is not a JSON object (a number)"),
+        (
+            "invalid_row",
+            {"instruction": 1, "output": "b"},
+            "a value is missing or has the wrong type for the format (instruction is a number)",
+        ),
+        (
+            "invalid_row",
+            alpaca("half \ud83d"),
+            "the text is not UTF-8 (preprocess.files: encoding), or has a lone surrogate",
+        ),
         ("invalid_row", alpaca(" "), "a user message is empty"),
         ("control_characters", alpaca("a\0b"), "the text has a control character"),
         ("special_tokens", alpaca("a", "<pad>"), "the text has a special token of the model"),

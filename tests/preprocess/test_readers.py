@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from stages.preprocess import readers
+from stages.preprocess.params import FileParams
 from stages.preprocess.readers import read_rows
 
 ROWS = [
@@ -61,7 +62,7 @@ def read(tmp_path: Path) -> Callable[..., list[tuple[int, Any, str]]]:
     def read(name: str, data: bytes, sample_by: str = "line") -> list[tuple[int, Any, str]]:
         path = tmp_path / name
         path.write_bytes(data)
-        return [tuple(row) for row in read_rows(path, sample_by)]
+        return [tuple(row)[:3] for row in read_rows(path, FileParams(sample_by=sample_by))]  # type: ignore[arg-type]
 
     return read
 
@@ -189,7 +190,7 @@ def test_parquet_values_that_python_cannot_hold_drop_only_their_row(read: Callab
 def test_a_parquet_column_name_that_is_not_utf8_is_reported(refusal: Callable[..., str]) -> None:
     data = as_parquet([{"name": "a"}]).replace(b"name", b"n\xffme")
     message = refusal("a.parquet", data)
-    assert message.startswith("a.parquet: damaged after 0 rows ('utf-8' codec can't decode byte 0xff")
+    assert message == "a.parquet: damaged: invalid start byte in a column name; fetch it again"
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from typing import Any
 from pyarrow import parquet
 
 from stages.common import chat, tokens
+from stages.preprocess.params import FileParams
 from stages.preprocess.readers import read_rows
 from stages.preprocess.sources import data_files
 
@@ -17,7 +18,12 @@ Entries = list[dict[str, Any]]
 def check(counts: dict[str, Any], raw_folder: Path, prepared: Path, base: Path, sample_by: str = "line") -> Entries:
     """Check that every raw row has one outcome, the same in every output of preprocess; return the manifest."""
     manifest = parquet.read_table(prepared / "manifest.parquet").to_pylist()
-    places = [(path.name, row.line) for path in data_files(raw_folder) for row in read_rows(path, sample_by)]
+    params = FileParams(sample_by=sample_by)  # type: ignore[arg-type]
+    places = [
+        (path.relative_to(raw_folder).as_posix(), row.line)
+        for path in data_files(raw_folder)
+        for row in read_rows(path, params)
+    ]
     assert [(entry["file"], entry["line"]) for entry in manifest] == places
     assert len(places) == len(set(places)) == counts["rows_read"]
     outcomes = Counter(entry["outcome"] for entry in manifest)

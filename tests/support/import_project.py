@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 command = importlib.import_module("tools.import.__main__").main
 ROWS = b"".join(b'{"instruction": "Say %d.", "output": "%d"}\n' % (number, number) for number in range(100))
 OWN = b'{"text": "mine"}\n'
-KINDS = ".json, .jsonl, .parquet, .csv, .txt, each also .gz or .zst"
+KINDS = ".json, .jsonl, .parquet, .csv, .tsv, .txt, each also .gz or .zst"
 PIPELINE = """\
 stages:
   preprocess:

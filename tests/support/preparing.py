@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from pyarrow import parquet
 
+from stages.common import chat, tokens
 from stages.preprocess import __main__ as stage
+from stages.preprocess.columns import Reading, match_columns
 
 TEXTS = ("train.jsonl", "val.jsonl", "calibration.jsonl")
 PREPARED = (*TEXTS, "train.arrow", "val.arrow", "calibration.arrow", "manifest.parquet")
@@ -18,6 +20,11 @@ METRICS = ("preprocess.json", "lengths.csv", "outcomes.csv")
 Rows = list[dict[str, Any]]
 Contents = dict[str, str | bytes]
 Prepare = Callable[..., Path]
+
+
+def reading(values: Any, name: str, renamed: dict[str, str] | None = None) -> Reading:
+    """Return how a row alone is read in a format."""
+    return match_columns(values if isinstance(values, dict) else [], renamed or {}, name)
 
 
 def alpaca(question: str, answer: str = "yes") -> dict[str, str]:
@@ -38,11 +45,26 @@ def length(*texts: str) -> int:
     return sum(len(("user:", "assistant:")[n % 2]) + len(text.encode()) + 1 for n, text in enumerate(texts))
 
 
+def answered(*answers: dict[str, Any]) -> Rows:
+    """Return twenty conversations with the answers, each after a question."""
+    return [
+        {"messages": [turn for n, one in enumerate(answers) for turn in (USER | {"content": f"{row}.{n}?"}, one)]}
+        for row in range(20)
+    ]
+
+
 def lines(values: list[Any]) -> str:
     return "".join(json.dumps(value) + "\n" for value in values)
 
 
 GOOD = lines(rows(20))
+USER = {"role": "user", "content": "Say it"}
+# For rows of which many differ only in a number.
+SIMILAR = {
+    "preprocess.near_duplicate_similarity": 1.0,
+    "preprocess.val_fraction": 0.4,
+    "preprocess.max_dropped_share": 0.1,
+}
 
 
 def read(folder: Path, name: str) -> Rows:
@@ -56,6 +78,14 @@ def kept(folder: Path) -> Rows:
 
 def questions(values: Rows) -> list[str]:
     return [value["messages"][0]["content"] for value in values]
+
+
+def spoken(folder: Path) -> str:
+    return json.dumps(kept(folder), ensure_ascii=False)
+
+
+def unread(folder: Path, name: str) -> dict[str, int]:
+    return counts(folder)["files"][name]["unread"]
 
 
 def counts(folder: Path) -> dict[str, Any]:
@@ -84,7 +114,9 @@ def write_raw(tmp_path: Path, params: Callable[..., Path]) -> Prepare:
         (tmp_path / "data" / "raw").mkdir(parents=True)
         for name, content in contents.items():
             data = content if isinstance(content, bytes) else content.encode()
-            (tmp_path / "data" / "raw" / name).write_bytes(data)
+            file = tmp_path / "data" / "raw" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
         return tmp_path
 
     return write_raw
@@ -114,3 +146,15 @@ def reject(write_raw: Prepare, fail: Callable[..., str], byte_base: Path) -> Cal
         return message
 
     return reject
+
+
+@pytest.fixture
+def supervised(byte_base: Path) -> Callable[..., set[str]]:
+    """Return the texts in the loss of the rows of a split."""
+    tokenizer = chat.load(byte_base).tokenizer
+
+    def supervised(folder: Path, split: str = "train") -> set[str]:
+        rows = tokens.read(folder / "data" / "prepared" / f"{split}.arrow")
+        return {tokenizer.decode([one for one, on in zip(*row, strict=True) if on]) for row in rows}
+
+    return supervised

@@ -50,6 +50,8 @@ def generated() -> Iterator[tuple[str, str]]:
     yield "results", tables.result_table(Path("metrics"))
     yield "params", tables.params_table(Path("params.yaml"))
     yield "formats", tables.formats_blocks()
+    yield "columns", tables.columns_table()
+    yield "turns", tables.turns_table()
     yield "drop reasons", tables.drop_reasons_table()
     yield "gates", tables.gates_table()
     for stage in stages:

@@ -22,7 +22,7 @@ ROWS = Path(os.environ.get("LOCKSTEP_ROWS", "nowhere"))
 FILES: dict[str, dict[str, Any]] = {
     "alpaca_en_demo.json": {},
     "glaive_toolcall_en_demo.json": {"max_dropped_share": 0.5},
-    "gsm8k_train.jsonl": {"files": {"gsm8k*": {"columns": {"prompt": "question", "completion": "answer"}}}},
+    "gsm8k_train.jsonl": {},
     "wiki_demo.txt": {"over_length": "truncate"},
 }
 

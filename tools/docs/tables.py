@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ import click
 
 from stages.common import drop_reasons, files
 from stages.common.scores import MODELS
-from stages.preprocess.formats import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, convert
+from stages.preprocess.columns import MEDIA, OPTIONAL_COLUMNS, REQUIRED_COLUMNS, match_columns
+from stages.preprocess.formats import convert
 from stages.preprocess.params import PreprocessParams
+from stages.preprocess.turns import MEDIA_PARTS, REASONING, ROLES, SWITCHES, TEXT_PARTS
 from stages.report.gates import GATES
 
 TOOL = {"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}
 # One row of every format. The converted row is computed.
-ROWS = {
+ROWS: dict[str, dict[str, Any]] = {
     "alpaca": {
         "instruction": "Sort these words.",
         "input": "fig, apple",
@@ -111,9 +114,38 @@ def formats_blocks() -> str:
         needs = ", ".join(f"`{column}`" for column in REQUIRED_COLUMNS[name])
         may = ", ".join(f"`{column}`" for column in OPTIONAL_COLUMNS[name])
         columns = f"Needs {needs}{f'; may have {may}' if may else ''}{ALSO.get(name, '')}."
-        out = convert(row, name, {})
+        out = convert(row, match_columns(list(row), {}, name))
         parts.append(f"**{name}.** {columns}\n\n```json\n{line(row)}\n```\n\nbecomes\n\n```json\n{line(out)}\n```")
     return "\n\n".join(parts)
+
+
+def columns_table() -> str:
+    """Write the names under which each column of each format is read as a table."""
+    lines = ["| format | column | read under these names, the first that a file has |", "|---|---|---|"]
+    for name, required in REQUIRED_COLUMNS.items():
+        for column, synonyms in (required | OPTIONAL_COLUMNS[name]).items():
+            shown = f"**{column}**" if column in required else column
+            lines.append(f"| {name} | {shown} | {code(synonyms)} |")
+    lines.append(f"| every | refused: a text model cannot read them | {code(MEDIA)} |")
+    return "\n".join(lines)
+
+
+def turns_table() -> str:
+    """Write what is read in a message as a table."""
+    lines = ["| in a message | read under these names |", "|---|---|"]
+    for role in dict.fromkeys(ROLES.values()):
+        shown = "a message that is tool calls" if role == "call" else f"role {role}"
+        lines.append(f"| {shown} | {code(name for name, meant in ROLES.items() if meant == role)} |")
+    lines.append(f"| reasoning | {code(REASONING)}, also as the type of a part of the content |")
+    lines.append(f"| in the loss or not | {code(SWITCHES)} |")
+    lines.append(f"| a text part of a content | a string, or type {code(part for part in TEXT_PARTS if part)} |")
+    lines.append(f"| a refused part of a content | type {code(MEDIA_PARTS)} |")
+    return "\n".join(lines)
+
+
+def code(words: Iterable[str]) -> str:
+    """Write words as code, with commas."""
+    return ", ".join(f"`{word}`" for word in words)
 
 
 def drop_reasons_table() -> str:

@@ -13,7 +13,10 @@ from pathlib import Path
 import click
 
 from stages.common import drop_reasons
+from stages.common.params import load_params
+from stages.preprocess.params import PreprocessParams
 from stages.preprocess.readers import read_rows
+from stages.preprocess.sources import file_params
 from tools.common.dvc_lock import DvcLock, read_lock
 from tools.common.manifest import MANIFEST, Record, find_by_hash, find_by_id, read_records, row_id
 from tools.common.terminal import visible
@@ -88,7 +91,8 @@ def facts(record: Record, manifest: Path, lock: DvcLock) -> Iterator[tuple[str, 
 def raw_row(record: Record) -> Iterator[tuple[str, str]]:
     """Yield a dropped row as data/raw has it, if the row is still there; of a longer text the first line."""
     path = Path("data/raw", record["file"])
-    for row in read_rows(path) if path.exists() else ():
+    files = load_params(Path("params.yaml"), "preprocess", PreprocessParams).files
+    for row in read_rows(path, file_params(record["file"], files)) if path.exists() else ():
         if row.line == record["line"]:
             yield from shortened([("raw row", json.dumps(row.values, ensure_ascii=False, default=str))])
             return

@@ -8,7 +8,7 @@ from typing import Any
 import click
 import orjson
 
-from stages.preprocess.conversation import strings
+from stages.preprocess.row_values import strings
 
 
 def read_row(path: Path, position: int) -> dict[str, Any]:
