@@ -8,9 +8,8 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
-
-import orjson
 
 from stages.preprocess.row_values import DropRow, is_empty
 
@@ -35,6 +34,7 @@ OPTIONAL_COLUMNS: dict[str, dict[str, tuple[str, ...]]] = {
     "prompt_completion": {"input": _INPUT, "system": _SYSTEM, "tools": _TOOLS, "history": ("history",)},
     "text": {},
 }
+NUMBERS = (bool, int, float, Decimal)
 # Columns of what a text model cannot read. A row that has a value there is dropped, with the value as drop reason.
 MEDIA = {f"{name}{ending}": name for name in ("image", "audio", "video") for ending in ("", "s")}
 
@@ -86,9 +86,9 @@ class Reading:
             return value
         if isinstance(value, float) and not math.isfinite(value):
             return None
-        if isinstance(value, bool | int | float) and name in self.numbers:
+        if isinstance(value, NUMBERS) and name in self.numbers:
             self.as_text[self.columns[name]] += 1
-            return orjson.dumps(value).decode() if -(2**63) <= value < 2**64 else str(value)
+            return str(value).lower() if isinstance(value, bool) else str(value)
         return value
 
 
@@ -155,7 +155,7 @@ class Sample:
             for name, value in named.items():
                 if not is_empty(value):
                     self.values[name] += 1
-                    self.numbers[name] += isinstance(value, bool | int | float)
+                    self.numbers[name] += isinstance(value, NUMBERS)
         self.present = list(present)
 
     def mostly_numbers(self, reading: Reading) -> frozenset[str]:

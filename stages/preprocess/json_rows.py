@@ -197,9 +197,7 @@ def rows_in(document: dict[str, Any], params: FileParams, unread: Counter[str], 
         if isinstance(inner, list):
             return inner
     elif isinstance(document.get("columns"), list) and isinstance(document.get("data"), list):  # pandas' `split`
-        return [
-            dict(zip(document["columns"], row, strict=False)) for row in document["data"] if isinstance(row, list)
-        ]
+        return [_named(document["columns"], row) for row in document["data"]]
     columns = list(inner.values())
     if detect_format(inner, params.columns):
         if all(isinstance(column, list) and not any(isinstance(cell, dict) for cell in column) for column in columns):
@@ -216,11 +214,21 @@ def rows_in(document: dict[str, Any], params: FileParams, unread: Counter[str], 
         )
     if holding:
         unread.update(key for key, value in inner.items() if key != holding[0] and not is_empty(value))
-        found: list[Any] = inner[holding[0]]
-        return found
+        return list(inner[holding[0]])
     if all(isinstance(row, dict) and detect_format(row, params.columns) for row in columns):
         return columns
-    return None
+    inside = [key for key, value in inner.items() if isinstance(value, dict)]
+    if len(inside) != 1:
+        return None
+    found = rows_in(inner[inside[0]], params.model_copy(update={"key": None}), unread, path)
+    if found:
+        unread.update(key for key, value in inner.items() if key != inside[0] and not is_empty(value))
+    return found
+
+
+def _named(names: list[Any], row: Any) -> Any:
+    fits = isinstance(row, list) and len(row) == len(names)
+    return dict(zip(names, row, strict=True)) if fits else row
 
 
 def _are_rows(values: list[Any]) -> bool:

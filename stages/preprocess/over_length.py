@@ -7,7 +7,7 @@ the file, not with what a tokenizer makes of one endless word.
 from stages.common import chat
 from stages.common.chat import ChatTokenizer, Encoded, Row
 from stages.preprocess.params import PreprocessParams
-from stages.preprocess.row_values import DropRow
+from stages.preprocess.row_values import DropRow, strings
 
 PIECE = 16  # characters per token of the beginning that is tokenised
 MARGIN = 1.1  # the end of the beginning may be tokenised otherwise in the row, and the template adds tokens
@@ -50,6 +50,8 @@ def shorten(content: Row, text: str, chat_tokenizer: ChatTokenizer, config: Prep
         if not last:
             raise DropRow("over_length")
         cut = content | {"messages": content["messages"][:last]}
+        if sum(map(len, strings(cut))) > limit:  # tools, tool calls or reasoning
+            raise DropRow("over_length")
         kept = sum(len(message["content"]) for message in cut["messages"])
     return cut, max(1, (len(text) - kept) * size // len(start))
 

@@ -3,12 +3,15 @@
 import json
 import shutil
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import click
+import pyarrow as pa
 import pytest
 from preparing import GOOD, SIMILAR, Prepare, alpaca, counts, kept, lines, questions, rows
+from pyarrow import parquet
 
 from stages.common import chat
 from stages.preprocess import __main__ as stage
@@ -49,11 +52,24 @@ def pandas(orient: str) -> Any:
         {"data": ROWS},
         {"version": "1.1", "data": ROWS},
         {"train": ROWS},
+        {"name": "set", "data": {"train": ROWS}},
         {"id-1": ROWS[0], "id-2": ROWS[1], "id-3": ROWS[2]},
         {name: [row[name] for row in ROWS] for name in ROWS[0]},
         *map(pandas, ("columns", "index", "split", "table")),
     ],
-    ids=["array", "key", "key and version", "split", "by id", "columns", "pandas columns", "index", "split", "table"],
+    ids=[
+        "array",
+        "key",
+        "key and version",
+        "split",
+        "key in a key",
+        "by id",
+        "columns",
+        "pandas columns",
+        "index",
+        "split",
+        "table",
+    ],
 )
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
 def test_rows_in_one_document_are_found(
@@ -184,6 +200,13 @@ def test_numbers_are_text_where_most_of_a_column_is_numbers(
     assert counts(folder)["files"]["a.jsonl"]["numbers_as_text"] == {"output": expected}
 
 
+def test_decimal_numbers_of_parquet_are_numbers(prepare: Prepare, tmp_path: Path) -> None:
+    many = [{"instruction": f"{n}?", "output": Decimal(f"{n}.50")} for n in range(20)]
+    parquet.write_table(pa.Table.from_pylist(many), tmp_path / "a.parquet")
+    folder = prepare({"a.parquet": (tmp_path / "a.parquet").read_bytes()}, SIMILAR)
+    assert "7.50" in {row["messages"][1]["content"] for row in kept(folder)}
+
+
 def test_a_number_among_texts_is_dropped_and_its_column_named(prepare: Prepare) -> None:
     bad = [{"instruction": "a", "output": 5}, {"instruction": "b", "output": float("nan")}]
     folder = prepare(
@@ -227,7 +250,7 @@ def test_rows_in_another_language_count_as_lost_unless_they_have_a_limit(
 
 
 @pytest.mark.parametrize("over_length", ["drop", "truncate"])
-@pytest.mark.parametrize("form", ["text", "messages"])
+@pytest.mark.parametrize("form", ["text", "messages", "tools"])
 def test_a_huge_row_is_judged_by_its_beginning(
     prepare: Prepare, monkeypatch: pytest.MonkeyPatch, over_length: str, form: str
 ) -> None:
@@ -236,6 +259,8 @@ def test_a_huge_row_is_judged_by_its_beginning(
     pair = [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"}]
     after = [{"role": "user", "content": "and?"}, {"role": "assistant", "content": huge}]
     row: dict[str, Any] = {"text": huge} if form == "text" else {"messages": pair + after}
+    if form == "tools":
+        row = {"messages": pair, "tools": [{"name": "a", "description": huge}]}
     seen: list[int] = []
     tokenize = chat.tokenize
 
@@ -247,7 +272,7 @@ def test_a_huge_row_is_judged_by_its_beginning(
     contents = {"a.jsonl": GOOD, "b.jsonl": lines([row])}
     folder = prepare(contents, {"preprocess.over_length": over_length, "preprocess.max_dropped_share": 0.1})
     assert max(seen) < 20_000
-    if over_length == "drop":
+    if over_length == "drop" or form == "tools":
         assert counts(folder)["rows_dropped"] == {"over_length": 1}
     else:
         assert counts(folder)["rows_truncated"] == 1
