@@ -209,7 +209,7 @@ def test_on_a_terminal_it_has_one_and_ctrl_c_reaches_it_once(checkout: Path, env
         "import os, signal, sys, time\n"
         "signal.signal(signal.SIGINT, lambda *_: print('received', flush=True))\n"
         "print(sys.stdout.isatty(), flush=True)\n"
-        "time.sleep(3); sys.exit(5)"
+        "time.sleep(10); sys.exit(5)"
     )
     command = [str(checkout / "docker" / "run"), "--name", "train", "python", "-c", code]
     child, terminal = pty.fork()

@@ -33,7 +33,11 @@ def checkout(folder: Path) -> Path:
 
 
 def run(folder: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if name not in ("DVC_ROOT", "VENV", "MAKEFLAGS")}
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("DVC_ROOT", "VENV", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+    }
     environment = clean | {"RUNTIME": "local", "PYTHONDONTWRITEBYTECODE": "1"} | variables
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 

@@ -35,7 +35,7 @@ class Served:
 
     def serve(self, *arguments: str) -> str:
         """Serve. The pipeline may be in change, so the model need not be proven."""
-        done = self.tool("serve", "--force", *arguments)
+        done = self.tool("serve", "--force", *(arguments or ("--model", servable())))
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -115,7 +115,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         missing("nginx")
     checkout = Served(copy(tmp_path_factory.mktemp("served")))
     try:
-        checkout.serve("--model", servable())
+        checkout.serve()
         yield checkout
     finally:
         checkout.tool("stop")
