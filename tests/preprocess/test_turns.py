@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from preparing import GOOD, SIMILAR, USER, Prepare, answered, counts, kept, lines, unread
+from preparing import GOOD, SIMILAR, USER, Prepare, answered, counts, kept, lines, reading, unread
 
+from stages.preprocess.row_values import DropRow
 from stages.preprocess.turns import read_turn
 
 Values = dict[str, Any]
@@ -96,6 +97,13 @@ def test_what_cannot_be_read_is_named(prepare: Prepare, turn: Values, reason: st
     folder = prepare({"a.jsonl": GOOD, "b.jsonl": lines(bad)})
     assert counts(folder)["rows_dropped"] == {reason: 1}
     assert counts(folder)["details"] == {reason: {detail: 1}}
+
+
+def test_of_two_reasons_the_first_by_name_drops_the_row() -> None:
+    read = reading({"text": "a"}, "text")
+    with pytest.raises(DropRow) as dropped:
+        read.note({"text": "a", "videos": [1], "label": "x", "audio": "a.wav", "images": [1]})
+    assert (dropped.value.reason, read.unread) == ("audio", {})
 
 
 @pytest.mark.parametrize("column", ["image", "images", "audio", "video", "videos"])
