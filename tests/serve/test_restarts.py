@@ -62,7 +62,7 @@ def test_a_chat_page_that_is_killed_comes_back(served: Served) -> None:
     os.geteuid() != 0, reason="only root may mount a disk: run `sudo make test ARGS=tests/serve/test_restarts.py`"
 )
 def test_chats_outlive_a_restart_on_a_full_disk(served: Served) -> None:
-    """The last test, as it ends the server. Only the logs are on the full disk: the programs keep running."""
+    """Only the logs are on the full disk: the programs keep running. Other tests find the server as it was."""
     chat = (
         served.webui().post("/api/v1/chats/new", json={"chat": {"title": "kept", "messages": []}}).raise_for_status()
     )
@@ -81,3 +81,4 @@ def test_chats_outlive_a_restart_on_a_full_disk(served: Served) -> None:
     finally:
         served.tool("stop")
         subprocess.run(["umount", str(logs)], check=True)
+        served.serve()
