@@ -1,18 +1,39 @@
 # The commands of the project. `make` alone lists them.
 
+# What users type is text. make would expand a $ in it, here and for the environment of recipes: `as-text` keeps it whole,
+# in all that stands on make's command line (TYPED), and in what this file reads of the environment. Recipes read it as
+# "$$NAME", so that no shell reads it either; tools check it. First, as make 4.4 expands all variables for $(shell ...).
+override as-text = $(eval $(if $(filter command override,$(origin $1)),override )$1 := $$(value $1))
+override TYPED := $(strip $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name))))
+$(foreach name,$(TYPED) PYTHON RUNTIME VENV VLLM_VENV,$(if $(filter command environment,$(origin $(name))),$(call as-text,$(name))))
+$(foreach name,$(TYPED),$(eval export $(name)))
+
+# The variables of this file, which go into recipes as they are.
+override OWN := as-text OWN given plain switch on-or-off lower quote SHELL unfit BIN SERVING CHOSEN known-runtime \
+	WITH_ARGS PYTEST COMPILE LINKS UV_PIP UV_INSTALL
+$(if $(filter $(OWN),$(TYPED)),$(error $(filter $(OWN),$(TYPED)): a variable of the Makefile itself; `make help` lists those to set))
+
+# What recipes hand on of the names in $1, if it is TYPED, as some machines have a NAME of their own, and not empty:
+given = $(foreach name,$(filter $(TYPED),$1),$${$(name):+--$(call lower,$(name))="$$$(name)"})
+plain = $(foreach name,$(filter $(TYPED),$1),$${$(name):+"$$$(name)"})
+switch = $(foreach name,$(filter $(TYPED),$1),$(call on-or-off,$(name)))
+on-or-off = $(if $(filter-out 0 1,$($1)),$(error $1=$($1): must be 1, or 0 for the default))$(if $(filter 1,$($1)),--$(call lower,$1))
+lower = $(shell echo $1 | tr A-Z a-z)
+quote = '$(subst ','\'',$1)'
+
 SHELL := /bin/bash
 
 # Rules cannot name a path with blanks, and recipes hand it to the shell: a path that either would misread is refused.
-UNFIT := $(shell printf %s "$$(pwd -P)" | LC_ALL=C tr -d 'A-Za-z0-9_./+,@=~^!\043\200-\377-' | wc -c)
-ifneq ($(strip $(UNFIT)),0)
+unfit = $(filter-out 0,$(shell printf %s $1 | LC_ALL=C tr -d 'A-Za-z0-9_./+,@=~^!\043\200-\377-' | wc -c))
+ifneq ($(call unfit,"$$(pwd -P)"),)
 $(error the path of this checkout ("$(CURDIR)") has blanks or characters that make or the shell would misread; move it to a path of letters, digits and . _ - + , @ = ~ ^ !)
 endif
-PYTHON ?= python3
+export PYTHON ?= python3
 VENV ?= .venv
-ifneq ($(words $(VENV)),1)
-$(error VENV ("$(VENV)") has blanks; name a path without them)
+ifneq ($(words $(VENV))$(call unfit,$(call quote,$(VENV))),1)
+$(error VENV ("$(VENV)") has blanks or characters that make or the shell would misread; name a path of letters, digits and . _ - + , @ = ~ ^ !)
 endif
-export VENV := $(abspath $(VENV))
+override export VENV := $(abspath $(VENV))
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
@@ -30,20 +51,21 @@ stop: $(VENV)/.pipeline ## stop what runs in this checkout; train saves a checkp
 	@$(BIN)/python -m tools.stop
 
 tensorboard: $(VENV)/.pipeline ## watch trainings at http://127.0.0.1:6006 (PORT=6006)
-	@$(BIN)/tensorboard --logdir logs --host 127.0.0.1 --port $(if $(PORT),$(PORT),6006)
+	@$(BIN)/tensorboard --logdir logs --host 127.0.0.1 --port=6006 $(call given,PORT)
 
 gate: $(VENV)/.pipeline ## print the verdict of every gate; exit 1 and say what to check when one failed
 	@$(BIN)/python -m tools.gate
 
 # What `make serve` runs without containers; VLLM_VENV names an environment with another build of vLLM, such as a GPU's.
 SERVING = $(if $(filter docker,$(CHOSEN)),,$(if $(VLLM_VENV),,.serve/vllm/.made) .serve/webui/.made)
-CHOSEN = $(if $(filter serve,$(MAKECMDGOALS)),$(shell RUNTIME=$(RUNTIME) python3 docker/runtime.py))
+CHOSEN = $(if $(filter serve,$(MAKECMDGOALS)),$(or $(known-runtime),$(shell python3 docker/runtime.py)))
+known-runtime = $(if $(filter-out local docker,$(RUNTIME)),$(error RUNTIME=$(RUNTIME): must be local or docker))$(RUNTIME)
 
 serve: $(VENV)/.pipeline $(SERVING) ## serve a proven model: a page and an API (MODEL=awq, MODELS=awq,merged, REV=git-revision, RUNTIME=docker, FORCE=1)
-	@$(BIN)/python -m tools.serve $(call given,MODEL MODELS REV RUNTIME) $(if $(FORCE),--force)
+	@$(BIN)/python -m tools.serve $(call given,MODEL MODELS REV RUNTIME) $(call switch,FORCE)
 
 status: $(VENV)/.pipeline ## print what is served, and whether it is healthy (SECRETS=1: with key and account)
-	@$(BIN)/python -m tools.status $(if $(SECRETS),--secrets)
+	@$(BIN)/python -m tools.status $(call switch,SECRETS)
 
 logs: $(VENV)/.pipeline ## show the logs of what is served
 	@$(BIN)/python -m tools.logs
@@ -58,33 +80,34 @@ card: $(VENV)/.pipeline ## print the model card of a committed run (REV=git-revi
 	@$(BIN)/python -m tools.card $(call given,REV)
 
 trace: $(VENV)/.pipeline ## print what became of a row, and which models were trained on it (ROW=id, hash or words, REV=git-revision)
-	@$(BIN)/python -m tools.trace $(if $(REV),--rev $(REV)) -- $${ROW:+"$$ROW"}
+	@$(BIN)/python -m tools.trace $(call given,REV) -- $(call plain,ROW)
 
 show-tokens: $(VENV)/.pipeline ## print prepared rows token by token (N=rows, ROW=id, SPLIT=train, val or calibration, IDS=1)
-	@$(BIN)/python -m tools.show_tokens $(if $(N),--n $(N)) $(if $(SPLIT),--split $(SPLIT)) $(if $(IDS),--ids) $${ROW:+--row "$$ROW"}
+	@$(BIN)/python -m tools.show_tokens $(call given,N ROW SPLIT) $(call switch,IDS)
 
 images: ## build the images that stages run in with RUNTIME=docker, where they are missing, and print their names
 	@python3 docker/image.py trainer awq
 
 runtime: $(VENV)/.pipeline ## print paths, versions, device and threads, with reasons (JSON=1: as JSON)
-	@docker/run --no-log python -m tools.runtime $(if $(JSON),--json)
+	@docker/run --no-log python -m tools.runtime $(call switch,JSON)
 
 verify: $(VENV)/.pipeline ## rebuild HEAD in an empty clone and compare every byte
 	@PATH="$(BIN):$$PATH" python -m tools.verify
 
-# WORKERS: processes that share the tests; 0 for none, such as with ARGS=--pdb. COVERAGE: note which lines run.
-WORKERS ?= 2
-PYTEST = docker/run --no-log python $(if $(COVERAGE),-m coverage run) -m pytest -n $(WORKERS)
+# WORKERS: processes that share the tests; 0 for none, such as with ARGS=--pdb. with_args adds the words of ARGS.
+export WORKERS ?= 2
+WITH_ARGS = $(BIN)/python -m tools.with_args
+PYTEST = RUNTIME=local $(WITH_ARGS) docker/run --no-log python $1 -m pytest --numprocesses="$$WORKERS"
 
 test: $(VENV)/.dev ## run the test suite (ARGS="-k train" for a part, WORKERS=4 on more cores)
-	@$(if $(COVERAGE),rm -rf .scratch/coverage && mkdir -p .scratch/coverage)
-	@RUNTIME=local $(PYTEST) $(ARGS)
+	@$(call PYTEST)
 
 test-fast: $(VENV)/.dev ## run the tests that start no process and take less than a second each
-	@RUNTIME=local $(PYTEST) -m "not slow" $(ARGS)
+	@$(call PYTEST) -m "not slow"
 
 coverage: $(VENV)/.dev ## run the test suite, and list the lines of stages/ and tools/ that no test reaches
-	@$(MAKE) --no-print-directory test COVERAGE=1
+	@rm -rf .scratch/coverage && mkdir -p .scratch/coverage
+	@$(call PYTEST,-m coverage run)
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
 
 bench: $(VENV)/.pipeline ## time the stages against the least that their work can cost (half an hour)
@@ -97,10 +120,10 @@ bench: $(VENV)/.pipeline ## time the stages against the least that their work ca
 	@docker/run --no-log python -m tools.bench.imports
 
 bench-gpu: $(VENV)/.pipeline ## measure training on models of real shapes, where there is an NVIDIA GPU
-	@docker/run --no-log python -m tools.bench.gpu $(ARGS)
+	@$(WITH_ARGS) docker/run --no-log python -m tools.bench.gpu
 
 bench-serve: $(VENV)/.pipeline ## measure what is served, by vLLM's own client (after `make serve MODELS=merged,awq`)
-	@$(BIN)/python -m tools.bench.serve $(ARGS)
+	@$(WITH_ARGS) $(BIN)/python -m tools.bench.serve
 
 lint: $(VENV)/.dev ## check style, types, and that docs and dvc.yaml match the code
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/hadolint docker/Dockerfile
@@ -113,13 +136,10 @@ data: $(VENV)/.pipeline ## write the default rows in data/raw
 	@$(BIN)/python -m tools.generate
 
 import: $(VENV)/.pipeline ## import rows into data/raw (SOURCE=file, address or owner/name; more in docs/import.md)
-	@$(BIN)/python -m tools.import $(call given,REVISION FILE SHA256 NAME LICENCE LIMIT SEED) $(if $(FORCE),--force) -- "$$SOURCE"
+	@$(BIN)/python -m tools.import $(call given,REVISION FILE SHA256 NAME LICENCE LIMIT SEED) $(call switch,FORCE) -- $(call plain,SOURCE)
 
 recipe: $(VENV)/.pipeline ## write the settings for a model into params.yaml (NAME=qwen2.5-0.5b, REVISION=commit); alone: list
-	@$(BIN)/python -m tools.recipe $(call given,REVISION) -- $(if $(filter command,$(origin NAME)),"$$NAME")
-
-# NAME="my rows" as --name "$NAME"; only what stands on make's command line, as some machines have a NAME of their own.
-given = $(foreach name,$1,$(if $(filter command,$(origin $(name))),--$(shell echo $(name) | tr A-Z a-z) "$$$(name)"))
+	@$(BIN)/python -m tools.recipe $(call given,REVISION) -- $(call plain,NAME)
 
 lock: $(VENV)/.uv ## resolve the environments again into requirements/
 	@$(COMPILE) --group pipeline --group gpu -o requirements/pipeline.txt
@@ -137,10 +157,10 @@ UV_PIP = UV_FIND_LINKS="$(LINKS)" $(BIN)/uv pip install --quiet --compile-byteco
 UV_INSTALL = $(UV_PIP) $(BIN)/python
 
 $(VENV)/.uv:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
-		{ echo "$$($(PYTHON) --version) will not do: Python 3.11 to 3.13 is needed, such as PYTHON=python3.12" >&2; exit 1; }
+	@"$$PYTHON" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "$$("$$PYTHON" --version) will not do: Python 3.11 to 3.13 is needed, such as PYTHON=python3.12" >&2; exit 1; }
 	@echo "making $(VENV)"
-	@$(PYTHON) -m venv $(VENV)
+	@"$$PYTHON" -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check uv
 	@touch $@
 

@@ -1,45 +1,16 @@
 """The path of the checkout: make works in it or refuses at once in one line, and writes nothing elsewhere."""
 
-import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from checkouts import checkout, run
 
 pytestmark = pytest.mark.slow  # starts processes
 
-ROOT = Path(__file__).parents[2]
 FIT = ["plain", "a#b", "a=b", "a+b,c", "a@b^c", "a!b", "~a~", "-a", ".a", "ünï_日本"]
 UNFIT = ["My project", " before", "after ", "a\tb", "a$HOME", "a%b", "a:b", "a;b", "a&b", "a|b", "a<b", "a>b", "a(b)"]
 UNFIT += ["a[b]", "a{b,c}", "a*b", "a?b", "a'b", 'a"b', "a\\b", "a`b`"]
-
-
-def checkout(folder: Path) -> Path:
-    """A checkout whose environment is complete, and whose Python prints its arguments instead of running them."""
-    folder.mkdir(parents=True)
-    shutil.copy(ROOT / "Makefile", folder)
-    shutil.copytree(ROOT / "docker", folder / "docker", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "requirements").mkdir()
-    for name in ("pyproject.toml", "requirements/pipeline.txt"):
-        (folder / name).touch()
-    python = folder / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text('#!/bin/sh\necho "$0 $*"\n', encoding="utf-8")
-    python.chmod(0o755)
-    for name in (".uv", ".pipeline"):
-        (folder / ".venv" / name).touch()
-    return folder
-
-
-def run(folder: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    clean = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("DVC_ROOT", "VENV", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")
-    }
-    environment = clean | {"RUNTIME": "local", "PYTHONDONTWRITEBYTECODE": "1"} | variables
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("name", FIT)

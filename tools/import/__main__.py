@@ -25,7 +25,7 @@ FOLDER = Path("data/raw")
 
 
 @click.command(help=__doc__)
-@click.argument("source")
+@click.argument("source", default="")
 @click.option("--revision", help="Hub: the full commit hash, 40 hex digits.")
 @click.option("--file", help="Hub: which data file; needed where there are several.")
 @click.option("--sha256", help="The sha256 that the source must have.")

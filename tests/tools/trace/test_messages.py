@@ -1,9 +1,13 @@
 """The messages of `make trace`, each in full once."""
 
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import checkouts
 import pytest
+from stage_runs import ROOT
 from trace_project import edit, pick, run
 
 from tools.trace import __main__ as trace
@@ -45,3 +49,27 @@ def test_a_lock_from_before_the_manifest_is_one_line(project: Path, fail: Callab
     run(project, "git add -A", "git commit -qm old")
     message = "dvc.lock at HEAD: data/prepared/manifest.parquet is not in it; name a revision that has it"
     assert fail(trace.main, "rows.jsonl:3", "--rev", "HEAD") == message
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trace", "ROW=cost $5"], "Error: cost $5: no row has this id or hash, and no kept row has these words"),
+        (["trace", "ROW=$(touch made) `touch made`"], "Error: $(touch made) `touch made`: no row has this id"),
+        (["trace", "ROW=$(shell touch made)"], "Error: $(shell touch made): no row has this id"),
+        (["trace", "ROW=--help"], "Error: --help: no row has this id"),
+        (["trace"], "Error: Missing argument 'ROW'"),
+        (
+            ["show-tokens", "N=1; touch made"],
+            "Error: Invalid value for '--n': '1; touch made' is not a valid integer",
+        ),
+        (["show-tokens", "SPLIT=$(touch made)"], "Error: Invalid value for '--split': '$(touch made)' is not one of"),
+    ],
+)
+def test_make_hands_on_what_was_typed(project: Path, words: list[str], message: str) -> None:
+    shutil.copy(ROOT / "Makefile", project)
+    base = ["make", "--no-print-directory", "--old-file", f"{sys.prefix}/.pipeline", f"VENV={sys.prefix}"]
+    done = checkouts.run(project, *base, *words, PYTHONPATH=str(ROOT))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not (project / "made").exists()
