@@ -29,7 +29,7 @@ def main(keep: bool) -> None:
     folder = Path(tempfile.mkdtemp(prefix="lockstep-verify-"))
     clone = folder / "clone" / inside
     try:
-        subprocess.run(["git", "clone", "--quiet", repository, str(folder / "clone")], check=True)
+        subprocess.run(["git", "clone", "--quiet", "--", repository, str(folder / "clone")], check=True)
         subprocess.run(["git", "checkout", "--quiet", "--detach", commit], cwd=folder / "clone", check=True)
         copy_rows(root, clone)
         click.echo(f"rebuilding {commit} in {clone}")

@@ -19,7 +19,10 @@ def test_models_side_by_side_may_be_of_two_revisions() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--model", "awk"], "awk: not a model"), (["--rev", "no-such"], "git log: fatal: bad revision 'no-such'")],
+    [
+        (["--model", "awk"], "awk: not a model"),
+        (["--rev", "no-such"], "no-such: no commit here has this name"),
+    ],
 )
 def test_an_unknown_model_or_revision_is_one_line(proven: Path, options: list[str], message: str) -> None:
     assert fail_in(proven, serve.main, *options).startswith(message)

@@ -1,5 +1,6 @@
 """dvc.lock of the workspace or of a git revision, and where the prepared files lie that it names."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ class DvcLock:
         if place := dvc_cache.cached_file(md5):
             return place
         # Not `dvc fetch --all-commits`: with it DVC resolves a relative remote against the wrong folder.
-        fetch = f"git checkout {self.rev} && dvc fetch preprocess && git checkout -"
+        fetch = f"git checkout {shlex.quote(self.rev)} && dvc fetch preprocess && git checkout -"
         raise click.ClickException(f"{name} at {self.rev}: not in the DVC cache; run `{fetch}` first")
 
     def entry(self, stage: str, kind: str, start: str) -> dict[str, Any]:
@@ -61,7 +62,7 @@ class DvcLock:
 def read_lock(rev: str | None) -> DvcLock:
     """Read dvc.lock of a git revision, or with None of the workspace; without a dvc.lock there are no stages."""
     if rev is not None:
-        document = YAML(typ="safe", pure=True).load(repository.show_file(rev, "dvc.lock"))
+        document = YAML(typ="safe", pure=True).load(repository.show_file(repository.resolve(rev), "dvc.lock"))
     else:
         document = read_yaml(Path("dvc.lock")) if Path("dvc.lock").exists() else {}
     return DvcLock(rev, document.get("stages", {}))

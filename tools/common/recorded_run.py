@@ -17,7 +17,7 @@ from tools.common.differences import find_differences, folder_files
 Run = dict[str, Any]
 
 
-def load_run(commit: str) -> Run:
+def load_run(commit: repository.Commit) -> Run:
     """Read what a commit says of its run.
 
     Args:

@@ -2,13 +2,19 @@
 
 The project may be a folder of a larger repository. Each call runs in the project's folder, where git takes paths
 after `--` as relative to it, and `ls-tree` and `archive` know only what is in it; REV:PATH needs `./` for that.
+
+A revision that a user names is text until `resolve` has made a commit of it; nothing else hands such text to git.
 """
 
 import io
+import re
 import subprocess
 import tarfile
+from typing import NewType
 
 import click
+
+Commit = NewType("Commit", str)  # the full hash of a commit that exists
 
 # What a run leaves in git: a commit that changes any of it records a run.
 RUN_FILES = ("dvc.lock", "metrics")
@@ -25,40 +31,63 @@ def git(*arguments: str) -> str:
     return _run(*arguments).decode("utf-8")
 
 
-def show_file(rev: str, path: str) -> str:
-    """Return the text of a file of the project at a revision.
+def resolve(rev: str) -> Commit:
+    """Return the commit that a revision stands for.
+
+    Args:
+        rev: what a user typed: a hash, tag, branch or anything else that gitrevisions(7) knows.
 
     Raises:
-        click.ClickException: there is no such revision, or no such file in it.
+        click.ClickException: it is not one commit of this repository.
     """
-    return git("show", f"{rev}:./{path}")
+    # What starts with a dash is no option, and what git prints for a range is no hash.
+    command = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}"]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if "not a git repository" in done.stderr or "dubious ownership" in done.stderr:
+        raise click.ClickException(f"git rev-parse: {done.stderr.strip()}")
+    if not re.fullmatch(r"[0-9a-f]{40,64}\n", done.stdout):
+        shown = rev if rev and rev.isprintable() else repr(rev)
+        raise click.ClickException(f"{shown}: no commit here has this name; name a hash, tag or branch")
+    return Commit(done.stdout.strip())
 
 
-def recorded(rev: str) -> str:
+def show_file(commit: Commit, path: str) -> str:
+    """Return the text of a file of the project at a commit.
+
+    Raises:
+        click.ClickException: the commit has no such file.
+    """
+    return git("show", f"{commit}:./{path}")
+
+
+def recorded(rev: str) -> Commit:
     """Return the commit that records the run of a revision: the newest one, up to it, that changes a run's files.
 
     Raises:
         click.ClickException: there is no such revision, or it has no run.
     """
-    commit = git("log", "-1", "--format=%H", "--end-of-options", rev, "--", *RECORD_FILES).strip()
+    head = resolve(rev)
+    commit = Commit(git("log", "-1", "--format=%H", "--end-of-options", head, "--", *RECORD_FILES).strip())
     if not commit or "dvc.lock" not in git("ls-tree", "--name-only", commit).splitlines():
         raise click.ClickException(f"dvc.lock: not committed at {rev}; run `make repro` and commit")
     return commit
 
 
-def run_commits(rev: str = "") -> list[str]:
+def run_commits(head: Commit | None = None) -> list[Commit]:
     """List the commits that record a run, newest first.
 
     Args:
-        rev: list those up to this revision; by default HEAD's, then those of other branches and DVC experiments.
+        head: list those up to this commit; by default HEAD's, then those of other branches and DVC experiments.
     """
     # --full-history: a side branch counts, also where its merge took the other side's files.
     walk = ("log", "--full-history", "--format=%H")
-    walks = [[rev]] if rev else [["HEAD"], ["--all", "--not", "HEAD"]]
-    return [commit for revisions in walks for commit in git(*walk, *revisions, "--", *RUN_FILES).split()]
+    if head:
+        return [Commit(line) for line in git(*walk, "--end-of-options", head, "--", *RUN_FILES).split()]
+    others = git(*walk, "--all", "--not", "HEAD", "--", *RUN_FILES)
+    return [Commit(line) for line in (git(*walk, "HEAD", "--", *RUN_FILES) + others).split()]
 
 
-def grep(pattern: str, commits: list[str], *paths: str) -> list[tuple[str, str]]:
+def grep(pattern: str, commits: list[Commit], *paths: str) -> list[tuple[Commit, str]]:
     """Search files of commits for an extended regular expression.
 
     Returns:
@@ -70,13 +99,14 @@ def grep(pattern: str, commits: list[str], *paths: str) -> list[tuple[str, str]]
         text=True,
         check=False,
     )
-    return [(line.partition(":")[0], line.rpartition(":")[2]) for line in done.stdout.splitlines()]
+    return [(Commit(line.partition(":")[0]), line.rpartition(":")[2]) for line in done.stdout.splitlines()]
 
 
-def first_run_with(text: str, commit: str) -> str:
+def first_run_with(text: str, commit: Commit) -> Commit:
     """Return the oldest commit, up to and including `commit`, that adds a text to the files of a run."""
     # -m: a merge may record the run, too.
-    return git("log", "--full-history", "-m", "--format=%H", f"-S{text}", commit, "--", *RUN_FILES).split()[-1]
+    found = git("log", "--full-history", "-m", "--format=%H", f"-S{text}", commit, "--", *RUN_FILES)
+    return Commit(found.split()[-1])
 
 
 def blob(path: str) -> str:
@@ -84,13 +114,13 @@ def blob(path: str) -> str:
     return git("hash-object", "--no-filters", "--", path).strip()
 
 
-def paths_of_blob(blob: str, commit: str) -> list[str]:
+def paths_of_blob(blob: str, commit: Commit) -> list[str]:
     """List the paths at which a commit has the content with this hash."""
     entries = (entry.partition("\t") for entry in git("ls-tree", "-r", "-z", commit).split("\0") if entry)
     return [path for facts, _, path in entries if facts.split()[2] == blob]
 
 
-def read_files(commit: str) -> dict[str, bytes]:
+def read_files(commit: Commit) -> dict[str, bytes]:
     """Read every file of a commit, by path."""
     with tarfile.open(fileobj=io.BytesIO(_run("archive", "--format=tar", commit))) as archive:
         files = ((one.name, archive.extractfile(one)) for one in archive if one.isfile())

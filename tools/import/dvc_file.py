@@ -88,7 +88,7 @@ def track(path: Path, target: Path, facts: dict[str, Any]) -> None:
         path.rename(target)
         # Before `dvc add`, which keeps these facts, adds the hash and stages the file in git.
         files.write_texts({dvc_file: text.getvalue()})
-        command = [sys.executable, "-m", "dvc", "add", str(target)]
+        command = [sys.executable, "-m", "dvc", "add", "--", str(target)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise click.ClickException(f"dvc add: {done.stderr.strip().removeprefix('ERROR:').strip()}")

@@ -33,7 +33,7 @@ def main(rev: str | None, model: str | None, name: str | None, file: Path | None
     if len(given := [option for option in (model, name, file) if option]) > 1:
         raise click.ClickException("--model, --name, --file: more than one of them; use one")
     wanted = hash_model(model) if model else hash_of_served(name) if name else hash_file(file) if file else None
-    commit, first = find_commit(wanted, rev) if wanted else (repository.recorded(rev or "HEAD"), "")
+    commit, first = find_commit(wanted, rev) if wanted else (repository.recorded("HEAD" if rev is None else rev), "")
 
     # Work
     run = load_run(commit)

@@ -71,7 +71,7 @@ def hash_of_served(name: str) -> Artefact:
     return Artefact(name, found[0][1])
 
 
-def find_commit(artefact: Artefact, rev: str | None) -> tuple[str, str]:
+def find_commit(artefact: Artefact, rev: str | None) -> tuple[repository.Commit, repository.Commit]:
     """Find the commit that records the run which an artefact is of.
 
     Args:
@@ -84,14 +84,14 @@ def find_commit(artefact: Artefact, rev: str | None) -> tuple[str, str]:
     Raises:
         click.ClickException: no commit has it.
     """
-    commits = [repository.recorded(rev)] if rev else repository.run_commits()
+    commits = [repository.recorded(rev)] if rev is not None else repository.run_commits()
     hashes = "|".join(filter(None, (artefact.sha256, artefact.md5)))
     found = repository.grep(hashes, commits, "dvc.lock", LINEAGE)
     if artefact.sha256:
         # dvc.lock has no hash of a file in a folder dep, only that of the folder.
         newer = commits[: commits.index(found[0][0])] if found else commits
         blob = repository.blob(artefact.path) if newer else ""
-        if newest := next((commit for commit in newer if _is_in_folder(blob, commit)), ""):
+        if newest := next((commit for commit in newer if _is_in_folder(blob, commit)), None):
             older = repository.run_commits(newest)
             first = next((commit for commit in reversed(older) if _is_in_folder(blob, commit)), newest)
             return newest, repository.first_run_with(found[0][1], found[0][0]) if found else first
@@ -122,7 +122,7 @@ def find_places(artefact: Artefact, run: Run) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _is_in_folder(blob: str, commit: str) -> bool:
+def _is_in_folder(blob: str, commit: repository.Commit) -> bool:
     """Whether the run of a commit read a file as part of a folder: whether dvc.lock has the hash of that folder."""
     paths = repository.paths_of_blob(blob, commit)
     folders = {parent.as_posix() for path in paths for parent in PurePosixPath(path).parents if parent.name}

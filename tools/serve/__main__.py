@@ -80,10 +80,10 @@ def parse_models(text: str, rev: str | None) -> list[tuple[str, str | None]]:
     """
     found = []
     for word in text.split(","):
-        kind, _, own = word.strip().partition("@")
+        kind, at, own = word.strip().partition("@")
         if kind not in KINDS:
             raise click.ClickException(f"{kind or text}: not a model; use one of {', '.join(KINDS)}")
-        found.append((kind, own or rev))
+        found.append((kind, own if at else rev))
     if len(set(found)) < len(found):
         raise click.ClickException(f"{text}: a model is named twice; name it once")
     return found

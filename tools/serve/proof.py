@@ -1,6 +1,7 @@
 """Proof: whether a model has the bytes of dvc.lock, the pipeline is up to date, and every gate passed."""
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from tools.common.recorded_run import load_run
 
 @dataclass(frozen=True)
 class Model:
-    """A model of the workspace or of a git revision. It is proven when `problems` is empty."""
+    """A model of the workspace or of a commit (`rev`). It is proven when `problems` is empty."""
 
     kind: str
     folder: Path
@@ -68,16 +69,17 @@ def examine_folder(folder: Path) -> Model:
 
 def _examine_revision(kind: str, rev: str) -> Model:
     """Judge a model by what was committed: dvc.lock, metrics and gates."""
-    found = load_run(repository.recorded(rev))
-    made = _recorded_md5(read_lock(rev), kind)
+    commit = repository.resolve(rev)
+    found = load_run(repository.recorded(commit))
+    made = _recorded_md5(read_lock(commit), kind)
     problems = []
     if found["differs"]:
         paths = ", ".join(found["differs"])
         problems.append(f"{paths} at {rev}: the bytes differ from dvc.lock there; use another revision")
     if not found["gates"]:
         problems.append(f"metrics/gates.json at {rev}: no verdicts; use another revision")
-    failed = _failed_gates(found["gates"], f"git show {rev}:./metrics/gates.json")
-    return Model(kind, Path("models", kind), rev, made, [*problems, *failed])
+    failed = _failed_gates(found["gates"], f"git show {shlex.quote(rev)}:./metrics/gates.json")
+    return Model(kind, Path("models", kind), commit, made, [*problems, *failed])
 
 
 def _recorded_md5(lock: DvcLock, kind: str) -> str:

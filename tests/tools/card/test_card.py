@@ -11,6 +11,7 @@ from stage_runs import ROOT, fail_in, succeed_in
 
 from tools.card import __main__ as card
 from tools.card.model_card import by_row, render_card
+from tools.common import repository as git
 from tools.common.model_facts import cell, flat, limits_of_use
 from tools.common.recorded_run import load_run
 
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.slow  # DVC records the runs
 def found(repository: Recorded, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the repository's first commit says of its run."""
     monkeypatch.chdir(repository.folder)
-    found = load_run(repository.first)
+    found = load_run(git.Commit(repository.first))
     found["metrics"].setdefault("compare", METRICS["compare"])
     return found
 

@@ -15,8 +15,7 @@ MD5 = "6d1c5ef917866963b767375fcbc96f5c"  # of "nobody's"
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--rev", "no-such"], "git log: fatal: bad revision 'no-such'"),
-        (["--rev=--all"], "git log: fatal: bad revision '--all'"),
+        (["--rev", "no-such"], "no-such: no commit here has this name; name a hash, tag or branch"),
         (
             ["--model", "awk"],
             "awk: no model there; MODEL is one of base, adapter, merged, awq, or the path of a model folder, and "
