@@ -3,33 +3,49 @@
 import csv
 import io
 import re
+import sys
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
 import click
 
+from stages.preprocess.limits import bounded_lines, row_bytes, too_long
+from stages.preprocess.params import FileParams
 from stages.preprocess.row_values import RawRow
 
 OTHERS = (";", "\t", "|")
 SEPARATOR = re.compile(r"sep=(.)\s*")  # the line that Excel writes first
 
 
-def csv_rows(path: Path, text: io.TextIOWrapper, delimiter: str | None) -> Iterator[RawRow]:
+def csv_rows(path: Path, text: io.TextIOWrapper, params: FileParams, delimiter: str | None) -> Iterator[RawRow]:
     """Read the rows of a CSV file.
 
     Args:
         path: the file, for messages.
         text: its content.
+        params: how long a row may be.
         delimiter: what is between cells; None: a first line `sep=;` says it, or the only one of `;`, tab and `|` in a
             header without a comma.
 
     Raises:
-        click.ClickException: a quote that does not end, or two columns of one name.
+        click.ClickException: a quote that does not end, two columns of one name, or a row that is too long.
     """
-    csv.field_size_limit(1 << 30)
+    csv.field_size_limit(sys.maxsize)  # a row is measured as a whole
+    limit, length, line = row_bytes(params), 0, 1
+
+    def measured() -> Iterator[str]:
+        """Yield the lines; those of one row together may not be too long."""
+        nonlocal length
+        for part in bounded_lines(path, text, params):
+            length += len(part)
+            if length > limit:
+                raise too_long(path, f":{line}", params)
+            yield part
+
+    lines = measured()
     skipped, head = 0, []
-    for first in text:
+    for first in lines:
         head = [first]
         if match := SEPARATOR.fullmatch(first):
             delimiter, head = delimiter or match[1], []
@@ -38,7 +54,7 @@ def csv_rows(path: Path, text: io.TextIOWrapper, delimiter: str | None) -> Itera
         skipped += not head
         if head:
             break
-    reader = csv.reader(chain(head, text), strict=True, delimiter=delimiter or find_delimiter("".join(head)))
+    reader = csv.reader(chain(head, lines), strict=True, delimiter=delimiter or find_delimiter("".join(head)))
     line = 1 + skipped
     try:
         columns = next(filter(None, reader), [])
@@ -47,7 +63,7 @@ def csv_rows(path: Path, text: io.TextIOWrapper, delimiter: str | None) -> Itera
                 f"{path}:{reader.line_num + skipped}: two columns have the same name; rename one"
             )
         while True:
-            line = reader.line_num + 1 + skipped
+            line, length = reader.line_num + 1 + skipped, 0
             cells = next(reader, None)
             if cells is None:
                 return

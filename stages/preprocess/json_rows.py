@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import click
 
 from stages.preprocess.columns import detect_format
+from stages.preprocess.limits import row_bytes, too_long
 from stages.preprocess.params import FileParams
 from stages.preprocess.row_values import RawRow, is_empty
 
@@ -37,12 +39,12 @@ def json_rows(path: Path, stream: io.BufferedReader, params: FileParams, unread:
     first, _, rest = start.partition(b"\n")
     several = _is_json(first.rstrip().removesuffix(b",")) and rest.lstrip()[:1] == start[:1]
     if start[:1] == b"[" and not several:
-        yield from _json_values(path, stream, in_array=True)
+        yield from _json_values(path, stream, params, in_array=True)
         return
     indented = (
         start[:1] == b"{" and not several and bool(rest.strip()) and first.rstrip()[-1:] in (b"{", b"[", b",", b":")
     )
-    rows = _json_values(path, stream, in_array=False) if indented else _json_lines(path, stream)
+    rows = _json_values(path, stream, params, in_array=False) if indented else _json_lines(path, stream, params)
     one, another = next(rows, None), next(rows, None)
     if one and another is None and isinstance(one.values, dict):
         held = rows_in(one.values, params, unread, path)
@@ -59,10 +61,13 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def _json_lines(path: Path, stream: io.BufferedReader) -> Iterator[RawRow]:
+def _json_lines(path: Path, stream: io.BufferedReader, params: FileParams) -> Iterator[RawRow]:
     import orjson
 
-    for number, line in enumerate(stream, start=1):
+    limit = row_bytes(params)
+    for number, line in enumerate(iter(partial(stream.readline, limit + 1), b""), start=1):
+        if len(line) > limit:
+            raise too_long(path, f":{number}", params)
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
         try:
@@ -109,7 +114,7 @@ def without_trailing_comma(text: str, at: int) -> str | None:
     return None
 
 
-def _json_values(path: Path, stream: io.BufferedReader, *, in_array: bool) -> Iterator[RawRow]:
+def _json_values(path: Path, stream: io.BufferedReader, params: FileParams, *, in_array: bool) -> Iterator[RawRow]:
     """Decode the elements of an array, or values that follow each other, one by one.
 
     The text in memory grows only to the longest of them.
@@ -157,11 +162,13 @@ def _json_values(path: Path, stream: io.BufferedReader, *, in_array: bool) -> It
                 raise click.ClickException(
                     f"{where}: a number is too long or the nesting too deep; fix the row"
                 ) from None
-        more = stream.read(max(CHUNK, len(text) - at))
+        if len(text) - at > row_bytes(params):
+            raise too_long(path, f": row {number + 1}", params)
+        more = stream.read(max(CHUNK, min(len(text) - at, row_bytes(params))))
         ended = not more
         line += text.count("\n", 0, at)
         text, at = text[at:] + decode(more, ended), 0
-    if text[at + 1 :].strip() or stream.read().strip():
+    if text[at + 1 :].strip() or any(chunk.strip() for chunk in iter(partial(stream.read, CHUNK), b"")):
         raise click.ClickException(f"{path}: text after the closing bracket of the array; delete it")
 
 

@@ -1,8 +1,8 @@
 """Readers: the rows of one data file, one at a time, for every file type.
 
-First step of preprocess for a row. Memory does not grow with the file, except for a JSON file that is one object. A
-row id is the file name with a number: in JSON Lines, CSV and text the line where the row starts; in other JSON and in
-Parquet the position, from 1.
+First step of preprocess for a row. Memory grows with the longest row, which limits.py bounds, not with the file; a
+JSON file that is one object is read as one row. A row id is the file name with a number: in JSON Lines, CSV and text
+the line where the row starts; in other JSON and in Parquet the position, from 1.
 """
 
 import codecs
@@ -17,7 +17,9 @@ import click
 
 from stages.preprocess.csv_rows import csv_rows
 from stages.preprocess.json_rows import json_rows
+from stages.preprocess.limits import Unpacked, bounded_lines, row_bytes, too_long
 from stages.preprocess.params import FileParams
+from stages.preprocess.parquet_rows import parquet_rows
 from stages.preprocess.row_values import RawRow
 
 KINDS = (".json", ".jsonl", ".parquet", ".csv", ".tsv", ".txt")
@@ -50,7 +52,7 @@ def read_rows(path: Path, params: FileParams = DEFAULT, unread: Counter[str] | N
         unread: gets the keys of a JSON object that stand beside its rows.
 
     Raises:
-        click.ClickException: the file is empty or damaged. The message has the line.
+        click.ClickException: the file is empty or damaged, or it or a row is too long. The message has the line.
     """
     import pyarrow as pa
 
@@ -80,8 +82,10 @@ def read_rows(path: Path, params: FileParams = DEFAULT, unread: Counter[str] | N
 
 def _rows_of_kind(path: Path, stream: BinaryIO, params: FileParams, unread: Counter[str]) -> Iterator[RawRow]:
     kind = file_kind(path)
+    if path.name.lower().endswith((".gz", ".zst")):
+        stream = cast(BinaryIO, Unpacked(path, stream, params))
     if kind == ".parquet":
-        yield from _parquet_rows(stream)
+        yield from parquet_rows(path, stream, params)
         return
     buffered = io.BufferedReader(cast(io.RawIOBase, stream), CHUNK)
     with _as_utf8(buffered, params.encoding) as read:
@@ -91,9 +95,9 @@ def _rows_of_kind(path: Path, stream: BinaryIO, params: FileParams, unread: Coun
         # A byte that is not UTF-8 becomes a lone surrogate: its row is dropped and counted, not the file.
         text = io.TextIOWrapper(read, encoding="utf-8-sig", errors="surrogateescape", newline="")
         if kind == ".txt":
-            yield from _text_rows(text, params.sample_by)
+            yield from _text_rows(path, text, params)
         else:
-            yield from csv_rows(path, text, params.delimiter or ("\t" if kind == ".tsv" else None))
+            yield from csv_rows(path, text, params, params.delimiter or ("\t" if kind == ".tsv" else None))
 
 
 def _as_utf8(stream: "io.BufferedReader[Any]", encoding: str | None) -> "io.BufferedReader[Any]":
@@ -116,9 +120,9 @@ def _as_utf8(stream: "io.BufferedReader[Any]", encoding: str | None) -> "io.Buff
     return cast("io.BufferedReader[Any]", file)
 
 
-def _text_rows(text: io.TextIOWrapper, sample_by: str) -> Iterator[RawRow]:
-    start, gathered = 1, ""
-    for number, line in enumerate(text, start=1):
+def _text_rows(path: Path, text: io.TextIOWrapper, params: FileParams) -> Iterator[RawRow]:
+    start, gathered, sample_by = 1, "", params.sample_by
+    for number, line in enumerate(bounded_lines(path, text, params), start=1):
         blank = not line.strip()
         if gathered and (sample_by == "line" or (blank and sample_by == "paragraph")):
             yield RawRow(start, {"text": gathered.rstrip()})
@@ -127,35 +131,7 @@ def _text_rows(text: io.TextIOWrapper, sample_by: str) -> Iterator[RawRow]:
             start = number
         if gathered or not blank:
             gathered += line
+            if len(gathered) > row_bytes(params):
+                raise too_long(path, f":{start}", params)
     if gathered:
         yield RawRow(start, {"text": gathered.rstrip()})
-
-
-def _parquet_rows(stream: BinaryIO) -> Iterator[RawRow]:
-    """Read rows of Parquet. A null field of a struct is left out: Arrow puts it where a row had no such key."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    with tempfile.TemporaryFile() as file:  # Parquet is read from its end, and a compressed stream cannot seek
-        if not stream.seekable():
-            while chunk := stream.read(CHUNK):
-                file.write(chunk)
-        opened = parquet.ParquetFile(stream if stream.seekable() else file)
-        nested = any(pa.types.is_nested(kind) for kind in opened.schema_arrow.types)
-        number = 0
-        for batch in opened.iter_batches(1000):
-            for index in range(batch.num_rows):
-                number += 1
-                try:
-                    values = batch.slice(index, 1).to_pylist(maps_as_pydicts="strict")[0]
-                    yield RawRow(number, _without_nulls(values) if nested else values)
-                except UnicodeDecodeError:
-                    yield RawRow(number, None, "invalid_unicode")
-                except (OverflowError, ValueError, KeyError) as error:  # a date outside Python's range, a name twice
-                    yield RawRow(number, None, "wrong_type", str(error).splitlines()[0][:80] if str(error) else "")
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nulls(part) for key, part in value.items() if part is not None}
-    return [_without_nulls(part) for part in value] if isinstance(value, list) else value

@@ -200,6 +200,7 @@ def test_numbers_are_text_where_most_of_a_column_is_numbers(
     assert counts(folder)["files"]["a.jsonl"]["numbers_as_text"] == {"output": expected}
 
 
+@pytest.mark.slow
 def test_decimal_numbers_of_parquet_are_numbers(prepare: Prepare, tmp_path: Path) -> None:
     many = [{"instruction": f"{n}?", "output": Decimal(f"{n}.50")} for n in range(20)]
     parquet.write_table(pa.Table.from_pylist(many), tmp_path / "a.parquet")

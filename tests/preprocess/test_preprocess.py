@@ -90,6 +90,7 @@ def as_parquet(values: Rows) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+@pytest.mark.slow
 def test_every_format_and_file_type_gives_the_same_rows(prepare: Prepare) -> None:
     texts = [(f"Is {number} a number?", "yes") for number in range(20)]
     instructions = [alpaca(*text) for text in texts]

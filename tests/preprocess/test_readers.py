@@ -82,6 +82,7 @@ def refusal(tmp_path: Path) -> Callable[..., str]:
     return refusal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", PACKINGS)
 @pytest.mark.parametrize(
     ("name", "data", "places"),
@@ -177,6 +178,7 @@ def test_bytes_that_are_not_utf8_damage_only_their_row(
         damaged.encode()
 
 
+@pytest.mark.slow
 def test_parquet_values_that_python_cannot_hold_drop_only_their_row(read: Callable[..., list[Any]]) -> None:
     offsets = pa.array([0, 2, 3], pa.int32()).buffers()[1]
     text = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"\xff\xfea")])
@@ -187,6 +189,7 @@ def test_parquet_values_that_python_cannot_hold_drop_only_their_row(read: Callab
     assert [reason for *_, reason in found] == ["wrong_type", ""]
 
 
+@pytest.mark.slow
 def test_a_parquet_column_name_that_is_not_utf8_is_reported(refusal: Callable[..., str]) -> None:
     data = as_parquet([{"name": "a"}]).replace(b"name", b"n\xffme")
     message = refusal("a.parquet", data)

@@ -66,6 +66,7 @@ def test_every_row_is_equally_likely_in_a_sample(tmp_path: Path) -> None:
     assert all(195 <= times <= 305 for times in taken.values()), taken  # 250, four deviations of 13.7 either way
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl.gz", "rows.csv", "rows.parquet", "rows.txt.gz"])
 def test_a_sample_of_any_kind_keeps_the_values(tmp_path: Path, name: str) -> None:
     import pyarrow
@@ -105,6 +106,7 @@ def test_a_lone_surrogate_stays_one(tmp_path: Path) -> None:
     assert [row.values for row in read_rows(out)] == [{"text": "\ud83d and \u00e9"}]
 
 
+@pytest.mark.slow
 def test_a_row_that_json_cannot_hold_is_named(tmp_path: Path, fail: Callable[..., str]) -> None:
     import pyarrow
     from pyarrow import parquet
