@@ -18,6 +18,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+MAX_VALUES = 1_000_000  # of a YAML file; a few lines of aliases can stand for billions
 S = TypeVar("S", bound=Section)
 T = TypeVar("T")
 
@@ -47,16 +48,35 @@ def read_yaml(path: Path) -> Any:
     """Parse a YAML file as DVC does (YAML 1.2: `2e-4` is a number).
 
     Raises:
-        click.ClickException: no such file, or not YAML, with the line.
+        click.ClickException: no such file, or not YAML, with the line; or aliases that stand for very many values.
     """
     try:
-        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        document = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        _values(document, {})
+        return document
+    except UnicodeDecodeError:
+        raise click.ClickException(f"{path}: not UTF-8; save it as UTF-8") from None
+    except RecursionError:
+        raise click.ClickException(f"{path}: not YAML: nested too deeply") from None
     except FileNotFoundError:
         raise click.ClickException(f"{path}: no such file; run from the repository root") from None
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise click.ClickException(f"{where}: not YAML: {getattr(error, 'problem', error)}") from None
+
+
+def _values(value: Any, known: dict[int, int]) -> int:
+    """Count the values in a document, an alias as often as it stands there. `known` has the counts by id."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = MAX_VALUES  # until it is counted: a list may hold itself
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_values(part, known) for part in parts)
+    if known[id(value)] > MAX_VALUES:
+        raise YAMLError("its aliases stand for too many values")
+    return known[id(value)]
 
 
 def build_config(

@@ -219,3 +219,44 @@ def test_a_wrong_key_of_a_library_config_is_an_error_that_names_it(
     folder = params(changes).parent
     assert fail(train.main, "--base", base) == message
     assert list(folder.iterdir()) == [folder / "params.yaml"]
+
+
+LAUGHS = "a0: &a0 [x, x, x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "outer: !!python/object/apply:os.mkdir [made]\n",
+            "params.yaml:1: not YAML: could not determine a constructor for the tag "
+            "'tag:yaml.org,2002:python/object/apply:os.mkdir'",
+        ),
+        (
+            LAUGHS + GOOD.replace("[one]", "*a9"),
+            "params.yaml: not YAML: its aliases stand for too many values",
+        ),
+        (
+            "a: &a [*a]\n" + GOOD,
+            "params.yaml: not YAML: its aliases stand for too many values",
+        ),
+        ("outer: " + "[" * 2000, "params.yaml: not YAML: nested too deeply"),
+    ],
+    ids=["tag", "aliases", "alias of itself", "depth"],
+)
+def test_a_hostile_file_is_one_line_and_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert problem(tmp_path, text) == message
+    assert not (tmp_path / "made").exists()
+
+
+def test_aliases_are_fine(tmp_path: Path) -> None:
+    assert load(tmp_path, "one: &one [one]\n" + GOOD.replace("[one]", "*one")).names == ["one"]
+
+
+def test_a_file_in_another_encoding_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_bytes("größe: 1\n".encode("latin-1"))
+    with pytest.raises(click.ClickException, match=r"params\.yaml: not UTF-8; save it as UTF-8"):
+        load_params(tmp_path / "params.yaml", "outer", Outer)
