@@ -58,6 +58,12 @@ def has_markers(source: str) -> bool:
 class _Environment(ImmutableSandboxedEnvironment):
     """The sandbox of transformers, with a shorter way to the keys of a message. The texts are the same."""
 
+    def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a function of the template: the one for `{% generation %}` is ours, and needs no check."""
+        if getattr(function, "__func__", None) is _Generation.log:
+            return function(kwargs["caller"])
+        return super().call(context, function, *args, **kwargs)
+
     def getattr(self, obj: Any, attribute: str) -> Any:
         """Look up `message.role`: in a dict that has no method of that name, the key."""
         if type(obj) is dict and attribute not in DICT_NAMES:
@@ -73,9 +79,10 @@ class _Generation(jinja2.ext.Extension):
     def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return jinja2.nodes.CallBlock(self.call_method("_log"), [], [], body).set_lineno(line)
+        return jinja2.nodes.CallBlock(self.call_method("log"), [], [], body).set_lineno(line)
 
-    def _log(self, caller: Any) -> str:
+    def log(self, caller: Any) -> str:
+        """Return the text of a block, and record its span."""
         text = caller()
         log: Any = self.environment
         parts, spans = log.generation_log

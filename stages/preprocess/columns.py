@@ -73,6 +73,8 @@ class Reading:
         """
         if self.awaited:
             self.awaited -= values.keys()
+        if values.keys() <= self.known:  # most rows
+            return
         for name in sorted(values.keys() - self.known):  # which kind drops the row must not depend on hashes
             if not is_empty(values[name]):
                 if kind := MEDIA.get(name):

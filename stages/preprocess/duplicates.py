@@ -25,6 +25,7 @@ SHINGLE = 8  # bytes
 ENTRIES = 128
 BANDS = 16  # 8 entries each: compares 99 % of the pairs with similarity 0.85, and 6 % of those with 0.5
 CHUNK = 8192  # pairs compared at a time
+TOGETHER = 100  # rows whose signatures are computed at a time: their shingles fit into the processor's cache
 # For bytes.translate: all white space of ASCII becomes a blank.
 BLANKS = bytes(ord(" ") if chr(code).isspace() and code < 128 else code for code in range(256))
 
@@ -59,7 +60,11 @@ def compare_rows(spoken: list[str], contexts: list[str], seed: int) -> "tuple[li
     keys = [
         blake2b(text, digest_size=16, key=salt.to_bytes(8)).digest() for text, salt in zip(texts, salts, strict=True)
     ]
-    return keys, signatures(texts, salts, seed) if texts else np.empty((0, ENTRIES), dtype=np.uint32)
+    parts = [
+        signatures(texts[start : start + TOGETHER], salts[start : start + TOGETHER], seed)
+        for start in range(0, len(texts), TOGETHER)
+    ]
+    return keys, np.concatenate(parts) if parts else np.empty((0, ENTRIES), dtype=np.uint32)
 
 
 def group_rows(facts: pa.Table, signature_file: Path, similarity: float) -> Groups:
