@@ -1,6 +1,5 @@
 """Hub model: the files of one commit of the Hugging Face Hub, without pickles and without code."""
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TypeGuard
 import click
 
 from stages.base.params import BaseParams
-from stages.common import files
+from stages.common import files, model_folder
 
 # Weights as safetensors only: pickles and Python files are never downloaded.
 WANTED = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", *files.CHAT_FILES)
@@ -79,14 +78,14 @@ def check(name: str, folder: Path) -> None:
     """Fail unless the files of the model `name` can be used here.
 
     Raises:
-        click.ClickException: no safetensors weights, no configuration or tokenizer, or the model needs its own code.
+        click.ClickException: no safetensors weights, no configuration or tokenizer, or the configuration names
+            code that is not part of the libraries.
     """
     if not any(folder.glob("*.safetensors")):
         raise click.ClickException(f"base.id: {name} has no safetensors weights; choose a revision that has them")
     for needed in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         if not (folder / needed).exists():
             raise click.ClickException(f"base.id: {name} has no {needed}; choose a revision that has it")
-    if "auto_map" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
-        raise click.ClickException(
-            f"base.id: {name} needs Python code of its own, which is never run; choose another model"
-        )
+    for path in sorted(folder.iterdir()):
+        if problem := model_folder.find_code(path):
+            raise click.ClickException(f"base.id: {name}: {path.name}: {problem}; choose another model")

@@ -1,12 +1,26 @@
 """Model folder: checked before it is loaded, so that no file in it can run code and none lies elsewhere."""
 
+import json
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import click
 
 from stages.common import files
 
 SUFFIXES = (".jinja", ".json", ".md", ".model", ".safetensors", ".txt", ".yaml")  # .model: SentencePiece
+# Keys whose value names Python code that comes with a model, or that a library fetches for it.
+CODE_KEYS = ("auto_map", "custom_generate", "custom_pipelines", "trust_remote_code")
+# Keys whose value is the name of a class.
+CLASS_KEYS = (
+    *("architectures", "feature_extractor_type", "image_processor_type", "processor_class", "slow_tokenizer_class"),
+    *("tokenizer_class", "video_processor_type"),
+)
+# What `quantization_config.quant_method` may be: transformers and vLLM read these with code of their own.
+QUANTISED = ("awq", "compressed-tensors", "fp8", "gptq", "mxfp4")
+MEGATRON = "megatron.core"  # PEFT's default in every adapter; another name is imported
 
 
 def require(folder: Path, command: str) -> None:
@@ -17,8 +31,8 @@ def require(folder: Path, command: str) -> None:
         command: the command that makes the folder, for messages.
 
     Raises:
-        click.ClickException: no such folder, or it holds a pickle, code, another unsupported file, or a link to a
-            file outside.
+        click.ClickException: no such folder; it holds a pickle, code, another unsupported file, or a link to a
+            file outside; or its configuration names code that is not part of the libraries.
     """
     files.require(folder, command)
     inside = folder.resolve()
@@ -33,3 +47,76 @@ def require(folder: Path, command: str) -> None:
                 f"{path}: unsupported file type in a model folder (a pickle or code can run anything); delete it, or "
                 f"run `{command}`"
             )
+        if problem := find_code(path):
+            raise click.ClickException(f"{path}: {problem}; use a model without it, or run `{command}`")
+
+
+def find_code(path: Path) -> str:
+    """Return what a JSON file of a model names that is not part of the libraries; "" if there is nothing.
+
+    Args:
+        path: a file of the model. Those that are no configuration have no problem.
+    """
+    if path.is_dir() or not path.name.endswith(("config.json", ".index.json")):
+        return ""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (RecursionError, ValueError) as error:
+        return f"not JSON ({error})"
+    if path.name.endswith(".index.json"):
+        return _foreign_weights(content)
+    return next((problem for key, value in _pairs(content) if (problem := _foreign(key, value))), "")
+
+
+def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield every key of a JSON value with its value, at every depth."""
+    waiting = [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            yield from part.items()
+        if isinstance(part, dict | list):
+            waiting += part.values() if isinstance(part, dict) else part
+
+
+def _foreign(key: str, value: Any) -> str:
+    if not value:
+        return ""
+    if key in CODE_KEYS:
+        return f"{key}: names Python code of its own, which is never run"
+    if key in CLASS_KEYS:
+        names = value if isinstance(value, list) else [value]
+        unknown = [name for name in names if not _is_known_class(name)]
+        return f"{key}: {unknown[0]!r} is not a class of transformers" if unknown else ""
+    if key == "quantization_config":
+        method = value.get("quant_method") if isinstance(value, dict) else value
+        known = ", ".join(QUANTISED)
+        return "" if method in QUANTISED else f"{key}: quant_method: {method!r} is not one of {known}"
+    if key.lstrip("_").startswith(("attn_implementation", "experts_implementation")):
+        parts = value.values() if isinstance(value, dict) else [value]
+        return f"{key}: {value!r} is downloaded code" if any("/" in str(part) for part in parts) else ""
+    if key == "parent_library" and str(value).partition(".")[0] != "transformers":  # PEFT imports it
+        return f"{key}: {value!r} is not transformers"
+    if key == "megatron_config" or (key == "megatron_core" and value != MEGATRON):
+        return f"{key}: {value!r} would be imported"
+    return ""
+
+
+def _foreign_weights(index: Any) -> str:
+    """Weights lie beside their index: a path may lead out of the folder, and another suffix to a pickle."""
+    names = (index.get("weight_map") or {}).values() if isinstance(index, dict) else ()
+    wrong = [name for name in names if "/" in str(name) or not str(name).endswith(".safetensors")]
+    return f"weight_map: {wrong[0]!r} is not a safetensors file beside it" if wrong else ""
+
+
+def _is_known_class(name: Any) -> bool:
+    # transformers 5 reads the names of older tokenizers, such as Qwen2TokenizerFast, without the suffix.
+    return isinstance(name, str) and bool({name, name.removesuffix("Fast")} & _classes())
+
+
+@cache
+def _classes() -> frozenset[str]:
+    """The names that transformers exports; none of their modules is imported for that."""
+    import transformers
+
+    return frozenset(dir(transformers))

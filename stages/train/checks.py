@@ -8,7 +8,7 @@ import peft
 import torch
 import transformers
 
-from stages.common import adapter_config, files
+from stages.common import adapter_config, files, model_folder
 from stages.train.lora_names import require_names
 from stages.train.mergeable import require_tied, unmergeable
 from stages.train.params import TrainParams
@@ -28,13 +28,16 @@ def check_settings(
         start: the folder that train.resume_from names.
 
     Raises:
-        click.ClickException: no such folder, a name that matches nothing, a setting that merge refuses, or one that
-            differs.
+        click.ClickException: no such folder, or one that names code, a name that matches nothing, a setting that
+            merge refuses, or one that differs.
     """
     if start:
         files.require(start, "dvc repro")
     if start and not any(start.glob("*.safetensors")):
         raise click.ClickException(f"{start}: no safetensors weights, and pickles are never loaded; convert them")
+    for path in sorted(start.rglob("*.json")) if start else []:
+        if problem := model_folder.find_code(path):
+            raise click.ClickException(f"{path}: {problem}; name another folder in train.resume_from")
     if lora is None:
         return
     model = without_weights(params, base)

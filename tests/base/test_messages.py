@@ -53,19 +53,26 @@ def test_an_id_with_two_slashes_is_refused(params: Callable[..., Path], fail: Ca
         ("config.json", "has no config.json; choose a revision that has it"),
         ("tokenizer.json", "has no tokenizer.json; choose a revision that has it"),
         ("tokenizer_config.json", "has no tokenizer_config.json; choose a revision that has it"),
-        ("", "needs Python code of its own, which is never run; choose another model"),
     ],
 )
 def test_a_hub_model_that_cannot_be_used_is_refused(base: Path, tmp_path: Path, absent: str, message: str) -> None:
     folder = shutil.copytree(base, tmp_path / "model")
-    if absent:
-        (folder / absent).unlink()
-    else:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        config["auto_map"] = {"AutoModelForCausalLM": "modeling_tiny.Tiny"}
-        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / absent).unlink()
     with pytest.raises(click.ClickException, match=f"^{re.escape(f'base.id: lockstep/model {message}')}$"):
         hub.check("lockstep/model", folder)
+
+
+def test_a_hub_model_with_code_of_its_own_is_refused(base: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(base, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["auto_map"] = {"AutoModelForCausalLM": "modeling_tiny.Tiny"}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(click.ClickException) as raised:
+        hub.check("lockstep/model", folder)
+    assert raised.value.message == (
+        "base.id: lockstep/model: config.json: auto_map: names Python code of its own, which is never run; choose "
+        "another model"
+    )
 
 
 def test_a_stop_token_that_is_not_in_the_vocabulary_is_refused(

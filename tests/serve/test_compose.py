@@ -7,7 +7,7 @@ from tools.common.endpoints import Endpoint
 from tools.serve.compose import overlay, variables
 from tools.serve.params import load_serve_params
 
-PARAMS = load_serve_params(ROOT / "params.yaml")
+PARAMS = load_serve_params(ROOT / "params.yaml")[0]
 ONE = Endpoint("awq", "http://127.0.0.1:8000/v1", "/models/awq", "awq", None, {})
 TWO = Endpoint("merged", "http://127.0.0.1:8001/v1", "/models/merged", "merged", None, {})
 

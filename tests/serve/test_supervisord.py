@@ -38,7 +38,7 @@ from tools.serve.local import run_until_up
 from tools.serve.params import load_serve_params
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores SIGINT
-params = load_serve_params(Path({str(ROOT / "params.yaml")!r}))
+params = load_serve_params(Path({str(ROOT / "params.yaml")!r}))[0]
 programs = [supervisord.Program("one", [{sys.executable!r}, "-c", {STEADY!r}])]
 start = lambda: supervisord.start(programs, dict(os.environ), params)
 run_until_up(start, ServeState("local", "http://127.0.0.1:9", []), "key")
@@ -61,7 +61,7 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launch]:
     started = []
 
     def launch(retries: int = 1, sockets: dict[str, Path] | None = None, **codes: str) -> "subprocess.Popen[bytes]":
-        params = load_serve_params(ROOT / "params.yaml")
+        params = load_serve_params(ROOT / "params.yaml")[0]
         programs = []
         for name, code in codes.items():
             socket = (sockets or {}).get(name)

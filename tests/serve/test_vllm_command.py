@@ -10,7 +10,7 @@ from stages.common.params import read_yaml
 from tools.serve.params import ServeParams, load_serve_params
 from tools.serve.vllm_command import leave_a_core, vllm_arguments, vllm_variables
 
-PARAMS = load_serve_params(ROOT / "params.yaml")
+PARAMS = load_serve_params(ROOT / "params.yaml")[0]
 
 
 def test_the_section_has_exactly_the_keys_of_its_class() -> None:
@@ -26,7 +26,7 @@ def test_settings_go_to_vllm_unchanged() -> None:
     }
     given = vllm_arguments(PARAMS.model_copy(update={"vllm": settings}), "name", {})
     assert given[:4] == ["--served-model-name", "name", "--load-format", "safetensors"]
-    assert given[5:] == ["--max-model-len", "64", "--no-enforce-eager", "--override-generation-config", '{"a": 1}']
+    assert given[5:] == ["--max-model-len=64", "--no-enforce-eager", '--override-generation-config={"a": 1}']
 
 
 @pytest.mark.parametrize(("ranks", "accepted"), [((1,), "1"), ((4,), "8"), ((4, 65), "128")])

@@ -7,6 +7,7 @@ prints the addresses, and leaves it running until `make stop`. Settings are in p
 MODELS=awq,awq@v1.2`, or with `python -m tools.serve`.
 """
 
+import dataclasses
 import runpy
 from pathlib import Path
 
@@ -26,10 +27,14 @@ from tools.serve.proof import Model, examine, examine_folder
 @click.option("--models", help="Several side by side: a list with commas, each MODEL or MODEL@REVISION.")
 @click.option("--rev", help="A git revision: serve its model from DVC's cache, not the workspace's.")
 @click.option("--runtime", type=click.Choice(["local", "docker"]), help="[default: as docker/run chooses]")
-@click.option("--force", is_flag=True, help="Serve a model that is not proven, and mark it in its name.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Serve a model that is not proven, or with settings that are not known to be safe, and mark its name.",
+)
 def main(model: str | None, models: str | None, rev: str | None, runtime: str | None, force: bool) -> None:
     # Params
-    params = load_serve_params(Path("params.yaml"))
+    params, unsafe = load_serve_params(Path("params.yaml"), force)
     requested = parse_models(models or model or params.model, rev)
     machine = runpy.run_path("docker/runtime.py")
     runtime, has_gpu = runtime or machine["choose"]()[0], machine["has_gpu"]()
@@ -37,11 +42,13 @@ def main(model: str | None, models: str | None, rev: str | None, runtime: str | 
         raise click.ClickException("a model is already served from this checkout; run `make stop` first")
 
     # Inputs
-    chosen = [require_proven(examine(kind, revision), force) for kind, revision in requested]
+    chosen = [require_proven(with_problems(examine(kind, revision), unsafe), force) for kind, revision in requested]
     names = [one.name for one in chosen]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise click.ClickException(f"{', '.join(repeated)}: two of the models have the same bytes; name one of them")
-    adapters = [require_proven(examine_folder(Path(folder)), force) for folder in params.adapters]
+    adapters = [
+        require_proven(with_problems(examine_folder(Path(folder)), unsafe), force) for folder in params.adapters
+    ]
     settings = load_secrets()
     ports = [int(settings["API_PORT"]) + number for number in range(len(chosen))]
     if runtime == "local":
@@ -87,6 +94,11 @@ def parse_models(text: str, rev: str | None) -> list[tuple[str, str | None]]:
     if len(set(found)) < len(found):
         raise click.ClickException(f"{text}: a model is named twice; name it once")
     return found
+
+
+def with_problems(model: Model, found: list[str]) -> Model:
+    """Add problems to a model: with settings that are not known to be safe it is not proven."""
+    return dataclasses.replace(model, problems=[*model.problems, *found])
 
 
 def require_proven(model: Model, force: bool) -> Model:

@@ -4,24 +4,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import click
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from stages.common.params import Section, load_params
+from tools.serve.vllm_options import own_options, unsafe_options
 
 KINDS = ("base", "merged", "awq")
-# Options of `vllm serve` that would serve other bytes than the proven ones, run code beside them, or open a port.
-FIXED = {
-    *("model", "tokenizer", "served_model_name", "revision", "tokenizer_revision", "code_revision", "config"),
-    *("hf_config_path", "hf_overrides", "hf_token", "download_dir", "load_format", "chat_template", "lora_modules"),
-    *("enable_lora", "max_lora_rank", "trust_remote_code", "trust_request_chat_template", "enable_prompt_embeds"),
-    *("middleware", "logits_processors", "worker_cls", "worker_extension_cls", "scheduler_cls", "tool_parser_plugin"),
-    *("reasoning_parser_plugin", "io_processor_plugin", "allowed_local_media_path", "host", "port", "uds", "api_key"),
-    *("grpc", "enable_scale_out", "tool_server", "disable_fastapi_docs", "root_path"),
-}
 
 
 class ServeParams(Section):
-    """The section `serve`; its sub-section `vllm` goes to `vllm serve` unchanged."""
+    """The section `serve`; its sub-section `vllm` goes to `vllm serve`, its keys with underscores."""
 
     model: Literal["base", "merged", "awq"]
     adapters: list[str]
@@ -31,20 +23,48 @@ class ServeParams(Section):
     log_megabytes: Annotated[int, Field(ge=1)]
     vllm: dict[str, Any]
 
+    @field_validator("vllm")
+    @classmethod
+    def with_underscores(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """Write every key with underscores: vLLM takes dashes, too."""
+        found: dict[str, Any] = {}
+        for key, value in settings.items():
+            name = key.replace("-", "_")
+            if name in found:
+                raise ValueError(f"{name} is there twice, with dashes and with underscores")
+            found[name] = value
+        return found
+
     @property
     def calls_tools(self) -> bool:
         """Whether vLLM knows how the model calls tools. Without it vLLM refuses questions that offer tools."""
         return bool(self.vllm.get("enable_auto_tool_choice"))
 
 
-def load_serve_params(path: Path) -> ServeParams:
+def load_serve_params(path: Path, force: bool = False) -> tuple[ServeParams, list[str]]:
     """Read the section.
 
+    Args:
+        path: the params file.
+        force: whether settings are allowed with which no model counts as proven.
+
+    Returns:
+        The section, and the problem of each such setting.
+
     Raises:
-        click.ClickException: a key is unknown, or is one that only `make serve` itself may set.
+        click.ClickException: a key is unknown, is one that only `make serve` itself may set, or needs `force`.
     """
     params = load_params(path, "serve", ServeParams)
-    if fixed := sorted({key.replace("-", "_") for key in params.vllm} & FIXED):
-        names = ", ".join(f"serve.vllm.{key}" for key in fixed)
-        raise click.ClickException(f"{path}: {names}: `make serve` sets it, or it is unsafe; delete the line")
-    return params
+    if own := own_options(params.vllm):
+        names = ", ".join(f"serve.vllm.{key}" for key in own)
+        raise click.ClickException(
+            f"{path}: {names}: `make serve` sets it, or it is not the plain name of an option; delete the line"
+        )
+    problems = [f"{path}: serve.vllm.{problem}" for problem in unsafe_options(params.vllm)]
+    if problems and not force:
+        lines = "\n".join(problems)
+        raise click.ClickException(
+            f"{lines}\ncorrect or delete it, or serve with it by `FORCE=1`, under a name that ends in -unproven "
+            "(docs/serve.md lists the options)"
+        )
+    return params, problems

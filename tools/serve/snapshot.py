@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from stages.common import model_folder
 from tools.common import dvc_cache
 from tools.common.endpoints import HOME
 from tools.serve.proof import Model
@@ -24,7 +25,8 @@ def take(model: Model) -> Path:
         The absolute path of the folder.
 
     Raises:
-        click.ClickException: DVC's cache lacks the files, or they changed meanwhile.
+        click.ClickException: DVC's cache lacks the files, they changed meanwhile, or the folder is not safe to
+            load.
     """
     target, building = FOLDER / model.name, FOLDER / f".{model.name}.building"
     for old in (target, building):
@@ -40,6 +42,7 @@ def take(model: Model) -> Path:
             f"{model.folder}: its md5 changed from {model.md5} to {md5}; wait until no stage runs, and try again"
         )
     building.rename(target)
+    model_folder.require(target, "make repro")  # a revision's too, which no stage has checked now
     return target.absolute()
 
 

@@ -39,7 +39,8 @@ def vllm_arguments(params: ServeParams, name: str, adapters: dict[str, Path]) ->
         if isinstance(value, bool):
             found.append(f"--{'' if value else 'no-'}{flag}")
         elif value is not None:
-            found += [f"--{flag}", json.dumps(value) if isinstance(value, dict | list) else str(value)]
+            # One word, so that no value is taken for an option.
+            found.append(f"--{flag}={json.dumps(value) if isinstance(value, dict | list) else value}")
     if adapters:
         rank = max(
             json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["r"] for path in adapters.values()
