@@ -19,6 +19,8 @@ EXAMPLE = ROOT / "docker" / ".env.example"
 SECRETS = {"API_KEY": "key", "ADMIN_EMAIL": "admin@localhost", "ADMIN_PASSWORD": "word", "WEBUI_SECRET_KEY": "secret"}
 PORTS = {"API_PORT": "18000", "WEBUI_PORT": "13000", "TENSORBOARD_PORT": "16006"}
 VLLM = "--served-model-name awq --load-format safetensors --disable-fastapi-docs --enforce-eager --max-model-len 256"
+VLLM += " --middleware request_limits.RequestLimits"
+LIMITS = {"answers": 8, "requests": 64, "seconds": 60, "places": 48, "user_key": "key of the page", "proxied": True}
 Compose = Callable[..., "subprocess.CompletedProcess[str]"]
 pytestmark = pytest.mark.slow
 
@@ -27,6 +29,7 @@ pytestmark = pytest.mark.slow
 def compose(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Compose:
     """Run `docker compose` on a project of its own: `compose("up", "--wait", profile="cpu", MODEL_FOLDER=...)`."""
     settings = {**SECRETS, **PORTS, "MODEL_FOLDER": "/model", "SERVED_NAME": "awq", "PWD": str(ROOT)}
+    settings |= {"USER_KEY": "key of the page", "REQUEST_LIMITS": json.dumps(LIMITS)}
 
     def compose(*words: str, profile: str = "cpu", **variables: str) -> "subprocess.CompletedProcess[str]":
         line = ["docker", "compose", "-p", "lockstep-test", "-f", str(ROOT / "docker" / "compose.yaml")]
@@ -53,7 +56,9 @@ def test_every_service_is_hardened_and_published_only_to_this_machine(compose: C
             assert service["healthcheck"]["test"], name
             assert service["restart"] == "unless-stopped", name
     if profile == "gpu":
-        assert {"vllm", "proxy", "open-webui", "dozzle", "socket-proxy", "tensorboard"} == set(services)
+        assert {"vllm", "proxy", "open-webui", "dozzle", "socket-proxy", "tensorboard", "webui-proxy"} == set(
+            services
+        )
         assert services["vllm"]["deploy"]["resources"]["reservations"]["devices"][0]["driver"] == "nvidia"
 
 
@@ -110,6 +115,7 @@ def test_the_api_answers_to_the_key_and_only_on_the_named_paths(up: Compose, api
     assert answer.json()["usage"]["completion_tokens"] >= 1
     wish = {"model": "awq", "prompt": "apple", "max_tokens": 4, "logprobs": 2, "prompt_logprobs": 0}
     assert api.post("/v1/completions", json=wish).status_code == 200  # it must not need a compiler
+    assert api.post("/v1/completions", json=wish | {"n": 9}).status_code == 400
 
 
 @pytest.fixture
@@ -145,7 +151,7 @@ def test_no_service_reaches_another_machine(up: Compose, outside: tuple[str, int
     deadline = time.monotonic() + 30
     while subprocess.run(line, capture_output=True).returncode:
         assert time.monotonic() < deadline
-    for service in ("vllm-cpu", "proxy", "open-webui", "tensorboard"):
+    for service in ("vllm-cpu", "proxy", "open-webui", "webui-proxy", "tensorboard"):
         done = up("exec", "-T", service, "python3", "-c", code)
         assert done.returncode == 1, service
         assert "Network is unreachable" in done.stderr or "timed out" in done.stderr, service

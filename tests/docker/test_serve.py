@@ -78,9 +78,9 @@ def test_dozzle_has_the_account_of_the_chat_page(contained: Served) -> None:
 
 
 def test_a_second_start_removes_the_servers_of_the_first(contained: Served) -> None:
-    assert len(containers()) == 6
+    assert len(containers()) == 7
     contained.serve("--runtime", "docker", "--model", servable())
-    assert len(containers()) == 4
+    assert len(containers()) == 5
 
 
 def test_make_stop_leaves_only_the_chats(contained: Served) -> None:

@@ -15,7 +15,7 @@ from needs import missing
 from serving import free_port
 
 from tools.serve import nginx
-from tools.serve.nginx import Upstream, find_nginx, nginx_program, server_block
+from tools.serve.nginx import Upstream, find_nginx, nginx_program, server_block, webui_block
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +43,7 @@ class Handler(BaseHTTPRequestHandler):
         body = str(self.connection.getsockname()[1]).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("Seen", self.headers.get("X-Real-IP", ""))
         self.end_headers()
         self.wfile.write(body)
 
@@ -58,16 +59,15 @@ def servers() -> Iterator[list[Server]]:
         server.end()
 
 
-@pytest.fixture
-def client(servers: list[Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
+@contextlib.contextmanager
+def proxied(servers: list[Server], trusted_proxy: str = "") -> Iterator[httpx.Client]:
     """Ask through nginx, which stands in front of both servers."""
     command = find_nginx()
     if not command:
         missing("nginx")
-    monkeypatch.setattr(nginx, "HOME", tmp_path)
     port = free_port()
     addresses = [f"127.0.0.1:{server.server_address[1]}" for server in servers]
-    program = nginx_program(command, [Upstream("replicas", f"127.0.0.1:{port}", addresses)])
+    program = nginx_program(command, [Upstream("replicas", f"127.0.0.1:{port}", addresses, trusted_proxy)])
     checked = subprocess.run([*program.command, "-t"], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
     process = subprocess.Popen(program.command, stdout=subprocess.DEVNULL)
@@ -75,6 +75,25 @@ def client(servers: list[Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         yield client
     process.terminate()
     process.wait()
+
+
+@pytest.fixture
+def client(servers: list[Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
+    monkeypatch.setattr(nginx, "HOME", tmp_path)
+    with proxied(servers) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("trusted", "seen"), [("", "127.0.0.1"), ("127.0.0.1", "203.0.113.9"), ("10.0.0.1", "127.0.0.1")]
+)
+def test_a_client_has_its_address_and_no_other_unless_a_trusted_proxy_says_so(
+    servers: list[Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: str, seen: str
+) -> None:
+    monkeypatch.setattr(nginx, "HOME", tmp_path)
+    headers = {"X-Forwarded-For": "203.0.113.9", "X-Real-IP": "203.0.113.8"}
+    with proxied(servers, trusted) as client:
+        assert client.get("/v1/models", headers=headers).headers["Seen"] == seen
 
 
 def asked(client: httpx.Client, times: int) -> Counter[str]:
@@ -127,6 +146,7 @@ def test_a_path_that_is_not_named_is_not_found(client: httpx.Client) -> None:
 
 
 def test_the_template_is_filled_in_as_envsubst_does_in_the_image() -> None:
+    assert "${" not in webui_block("127.0.0.1:3000", Path("/a"), "")
     text = server_block(Upstream("awq", "127.0.0.1:8000", ["unix:/a", "unix:/b"]))
     assert "${" not in text
     assert "upstream awq {" in text

@@ -15,7 +15,11 @@ UP = 240.0  # seconds in which a program is back
 
 def process_of(served: Served, program: str) -> int:
     """Find the process of a program, which is its guard's child."""
-    (found,) = [pid for pid in below(served.supervisor()) if words(pid)[1:2] and words(pid)[1].endswith(program)]
+    (found,) = [
+        pid
+        for pid in below(served.supervisor())
+        if next((word for word in words(pid)[1:] if not word.startswith("-")), "").endswith(program)
+    ]
     return found
 
 
@@ -53,7 +57,7 @@ def test_vllm_killed_during_an_answer_is_an_error_to_the_client_and_comes_back(s
 
 
 def test_a_chat_page_that_is_killed_comes_back(served: Served) -> None:
-    os.kill(process_of(served, "bin/open-webui"), signal.SIGKILL)
+    os.kill(process_of(served, "webui_server.py"), signal.SIGKILL)
     until(lambda: not served.is_healthy(), UP)
     until(served.is_healthy, UP)
 

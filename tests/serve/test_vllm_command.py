@@ -26,7 +26,7 @@ def test_settings_go_to_vllm_unchanged() -> None:
     }
     given = vllm_arguments(PARAMS.model_copy(update={"vllm": settings}), "name", {})
     assert given[:4] == ["--served-model-name", "name", "--load-format", "safetensors"]
-    assert given[5:] == ["--max-model-len=64", "--no-enforce-eager", '--override-generation-config={"a": 1}']
+    assert given[7:] == ["--max-model-len=64", "--no-enforce-eager", '--override-generation-config={"a": 1}']
 
 
 @pytest.mark.parametrize(("ranks", "accepted"), [((1,), "1"), ((4,), "8"), ((4, 65), "128")])
@@ -39,7 +39,7 @@ def test_adapters_have_their_names_and_the_smallest_accepted_rank(
         (folder / "adapter_config.json").write_text(json.dumps({"r": rank}), encoding="utf-8")
     given = vllm_arguments(PARAMS.model_copy(update={"vllm": {}}), "name", adapters)
     modules = [f"{name}={folder}" for name, folder in adapters.items()]
-    assert given[5:] == ["--enable-lora", "--max-lora-rank", accepted, "--lora-modules", *modules]
+    assert given[7:] == ["--enable-lora", "--max-lora-rank", accepted, "--lora-modules", *modules]
 
 
 def test_vllm_gets_safe_variables_and_none_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from tools.common.endpoints import HOME, Endpoint
 from tools.common.serve_secrets import PATH, SECRETS
 from tools.serve.dozzle import write_account
 from tools.serve.params import ServeParams
-from tools.serve.vllm_command import dynamo_disabled, leave_a_core, vllm_arguments
+from tools.serve.vllm_command import dynamo_disabled, leave_a_core, request_limits, user_key, vllm_arguments
 from tools.stop import PROJECT
 
 FILE = Path("docker/compose.yaml")
@@ -54,7 +54,9 @@ def up(params: ServeParams, settings: dict[str, str], endpoints: list[Endpoint],
     # `docker compose` prefers the environment to .env: secrets must come from the file.
     ours = {name: value for name, value in os.environ.items() if name not in SECRETS}
     try:
-        if subprocess.run(start, env=ours | variables(params, endpoints[0]), check=False).returncode:
+        if subprocess.run(
+            start, env=ours | variables(params, endpoints[0], settings["WEBUI_SECRET_KEY"]), check=False
+        ).returncode:
             raise click.ClickException("the containers did not start; run `make logs` to see why")
     except BaseException:
         click.echo("stopping what was started", err=True)
@@ -78,7 +80,7 @@ def overlay(params: ServeParams, endpoints: list[Endpoint], vllm: str) -> dict[s
         server, proxy = f"{vllm}-{number}", f"proxy-{number}"
         services[server] = copy.deepcopy(known[vllm]) | {
             "command": [word.replace("$", "$$") for word in (*LISTEN, *_arguments(params, one))],
-            "volumes": [f"{one.folder}:/model:ro", *folders],
+            "volumes": [f"{one.folder}:/model:ro", *known[vllm]["volumes"][1:], *folders],
             "networks": {"inside": {"aliases": [f"model-{number}"]}},
             "scale": params.replicas,
         }
@@ -98,16 +100,24 @@ def overlay(params: ServeParams, endpoints: list[Endpoint], vllm: str) -> dict[s
     return {"services": services}
 
 
-def variables(params: ServeParams, one: Endpoint) -> dict[str, str]:
-    """Return the variables that docker/compose.yaml uses, for this start."""
+def variables(params: ServeParams, one: Endpoint, secret: str) -> dict[str, str]:
+    """Return the variables that docker/compose.yaml uses, for this start.
+
+    Args:
+        params: the settings.
+        one: the first model.
+        secret: WEBUI_SECRET_KEY of .env.
+    """
     socket = Path("/var/run/docker.sock")
     return {
         "BUILTIN_TOOLS": "true" if params.calls_tools else "false",
         "KV_CACHE_GIB": str(params.kv_cache_gib),
         "MODEL_FOLDER": one.folder,
+        "REQUEST_LIMITS": request_limits(params, secret, proxied=True),
         "RUN_AS": f"{os.getuid()}:{os.getgid()}",
         "SERVED_NAME": one.name,
         "TORCHDYNAMO_DISABLE": dynamo_disabled(params),
+        "USER_KEY": user_key(secret),
         "VLLM_ARGS": shlex.join(_arguments(params, one)),
         **leave_a_core(params),
         **({"DOCKER_GID": str(socket.stat().st_gid)} if socket.exists() else {}),

@@ -14,15 +14,23 @@ import click
 
 from tools.common.endpoints import HOME, LOGS, Endpoint, ServeState
 from tools.serve import supervisord
-from tools.serve.nginx import Upstream, find_nginx, nginx_program
+from tools.serve.nginx import Upstream, find_nginx, nginx_program, webui_block
 from tools.serve.params import ServeParams
 from tools.serve.supervisord import Program
-from tools.serve.vllm_command import find_vllm, vllm_arguments, vllm_variables
+from tools.serve.vllm_command import (
+    MIDDLEWARE,
+    find_vllm,
+    request_limits,
+    user_key,
+    vllm_arguments,
+    vllm_variables,
+)
 from tools.serve.webui import webui_program, webui_variables
 
 if TYPE_CHECKING:
     from subprocess import Popen
 
+WEBUI_SERVER = Path("docker/webui_server.py")
 SOCKET_LENGTH = 100  # bytes of a path that the kernel accepts, about
 START_SECONDS = 1800.0  # large weights on a slow disk
 
@@ -84,6 +92,7 @@ def list_programs(params: ServeParams, settings: dict[str, str], endpoints: list
             "docs/serve.md",
             err=True,
         )
+    trusted = settings.get("TRUSTED_PROXY", "")
     for one in endpoints:
         if not nginx:
             programs.append(_vllm(params, one, one.name, ["--host", settings["BIND"], "--port", one.port]))
@@ -92,10 +101,16 @@ def list_programs(params: ServeParams, settings: dict[str, str], endpoints: list
         sockets = {name: _socket(name) for name in names}
         programs += [_vllm(params, one, name, ["--uds", str(path)], path) for name, path in sockets.items()]
         listen = f"{settings['BIND']}:{one.port}"
-        upstreams.append(Upstream(one.name, listen, [f"unix:{path}" for path in sockets.values()]))
+        upstreams.append(Upstream(one.name, listen, [f"unix:{path}" for path in sockets.values()], trusted))
+    page = webui_program(settings)
     if nginx:
-        programs.append(nginx_program(nginx, upstreams))
-    return [*programs, webui_program(settings)]
+        path = _socket(page.name)
+        python = Path(page.command[0]).with_name("python")
+        command = [str(python), "-P", str(WEBUI_SERVER.absolute()), "--uds", str(path)]
+        page = page._replace(command=command, socket=path)
+        listen = f"{settings['BIND']}:{settings['WEBUI_PORT']}"
+        programs.append(nginx_program(nginx, upstreams, webui_block(listen, path, trusted)))
+    return [*programs, page]
 
 
 def _vllm(params: ServeParams, one: Endpoint, name: str, address: list[str], path: Path | None = None) -> Program:
@@ -115,7 +130,11 @@ def _variables(params: ServeParams, settings: dict[str, str], endpoints: list[En
     models = [name for one in endpoints for name in (one.name, *one.adapters)]
     webui = webui_variables(settings, models, [one.address for one in endpoints], params.calls_tools)
     path = f"{find_vllm().parent}{os.pathsep}{os.environ['PATH']}"
-    return vllm_variables(params, settings["API_KEY"]) | webui | {"PATH": path}
+    secret = settings["WEBUI_SECRET_KEY"]
+    asked = request_limits(params, secret, proxied=find_nginx() is not None)
+    limits = {"REQUEST_LIMITS": asked, "PYTHONPATH": str(MIDDLEWARE.absolute())}
+    users = {"ENABLE_FORWARD_USER_INFO_HEADERS": "true", "FORWARD_USER_INFO_HEADER_JWT_SECRET": user_key(secret)}
+    return vllm_variables(params, settings["API_KEY"]) | limits | webui | users | {"PATH": path}
 
 
 def run_until_up(start: Callable[[], "Popen[bytes]"], state: ServeState, key: str) -> None:

@@ -1,4 +1,4 @@
-"""nginx: the reverse proxy in front of vLLM. It passes only the paths that docker/proxy.conf names."""
+"""nginx: the reverse proxy in front of vLLM, of which it passes only a few paths, and in front of the chat page."""
 
 import os
 import shutil
@@ -9,6 +9,7 @@ from tools.common.endpoints import HOME
 from tools.serve.supervisord import Program
 
 TEMPLATE = Path("docker/proxy.conf")
+WEBUI_TEMPLATE = Path("docker/webui.conf")
 # The rest of nginx's configuration; every file that it writes stays in its folder.
 MAIN = """daemon off;
 worker_processes 1;
@@ -33,6 +34,7 @@ class Upstream(NamedTuple):
     name: str
     listen: str
     servers: list[str]
+    trusted_proxy: str = ""
 
 
 def find_nginx() -> str | None:
@@ -40,20 +42,44 @@ def find_nginx() -> str | None:
     return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 
 
-def nginx_program(command: str, upstreams: list[Upstream]) -> Program:
-    """Write nginx's configuration to .serve/nginx, and return the program that runs it."""
+def nginx_program(command: str, upstreams: list[Upstream], *others: str) -> Program:
+    """Write nginx's configuration to .serve/nginx, and return the program that runs it.
+
+    Args:
+        command: the path of nginx.
+        upstreams: the models.
+        others: further parts of the section `http`.
+    """
     folder = (HOME / "nginx").absolute()
     folder.mkdir(exist_ok=True)
     # As root it would run its workers as nobody, who may not use the sockets.
     user = "user root;\n" if os.geteuid() == 0 else ""
-    (folder / "nginx.conf").write_text(user + MAIN % "\n".join(map(server_block, upstreams)), encoding="utf-8")
+    parts = [*map(server_block, upstreams), *others]
+    (folder / "nginx.conf").write_text(user + MAIN % "\n".join(parts), encoding="utf-8")
     return Program("nginx", [command, "-p", str(folder), "-e", "stderr", "-c", "nginx.conf"])
 
 
 def server_block(upstream: Upstream) -> str:
-    """Fill in docker/proxy.conf, as envsubst does in the nginx image."""
+    """Fill in docker/proxy.conf."""
     servers = " ".join(f"server {server};" for server in upstream.servers)
-    text = TEMPLATE.read_text(encoding="utf-8")
-    for name, value in {"NAME": upstream.name, "LISTEN": upstream.listen, "SERVERS": servers}.items():
+    values = {"NAME": upstream.name, "LISTEN": upstream.listen, "SERVERS": servers}
+    return _filled(TEMPLATE, values, upstream.trusted_proxy)
+
+
+def webui_block(listen: str, path: Path, trusted_proxy: str) -> str:
+    """Fill in docker/webui.conf.
+
+    Args:
+        listen: address and port that users open.
+        path: the socket of the chat page.
+        trusted_proxy: the address of a server with TLS in front of it, or "".
+    """
+    return _filled(WEBUI_TEMPLATE, {"LISTEN": listen, "PAGE": f"http://unix:{path}:"}, trusted_proxy)
+
+
+def _filled(template: Path, values: dict[str, str], trusted_proxy: str) -> str:
+    """Fill in a template, as envsubst does in the nginx image."""
+    text = template.read_text(encoding="utf-8")
+    for name, value in (values | {"TRUSTED_PROXY": trusted_proxy or "unix:"}).items():
         text = text.replace(f"${{{name}}}", value)
     return text

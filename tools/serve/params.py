@@ -10,6 +10,15 @@ from stages.common.params import Section, load_params
 from tools.serve.vllm_options import own_options, unsafe_options
 
 KINDS = ("base", "merged", "awq")
+PLACES = 48  # without serve.vllm.max_num_seqs; vLLM's own default is higher on every machine
+
+
+class Limits(Section):
+    """The section `serve.limits`: what docker/middleware/request_limits.py allows."""
+
+    answers: Annotated[int, Field(ge=1)]
+    requests: Annotated[int, Field(ge=1)]
+    seconds: Annotated[int, Field(ge=1)]
 
 
 class ServeParams(Section):
@@ -21,6 +30,7 @@ class ServeParams(Section):
     kv_cache_gib: Annotated[int, Field(ge=1)]
     retries: Annotated[int, Field(ge=0)]
     log_megabytes: Annotated[int, Field(ge=1)]
+    limits: Limits
     vllm: dict[str, Any]
 
     @field_validator("vllm")
@@ -34,6 +44,11 @@ class ServeParams(Section):
                 raise ValueError(f"{name} is there twice, with dashes and with underscores")
             found[name] = value
         return found
+
+    @property
+    def places(self) -> int:
+        """How many answers are computed at the same time."""
+        return int(self.vllm.get("max_num_seqs") or PLACES)
 
     @property
     def calls_tools(self) -> bool:

@@ -1,5 +1,7 @@
 """vLLM command: the command line and the environment of `vllm serve`, from the section `serve` of params.yaml."""
 
+import hashlib
+import hmac
 import json
 import os
 from pathlib import Path
@@ -10,6 +12,7 @@ from stages.eval.vllm_server import SETTINGS
 from tools.serve.params import ServeParams
 
 BUSY_PROCESSES = 2  # processes of vLLM that wait without sleeping: the engine, and its worker on a CPU
+MIDDLEWARE = Path("docker/middleware")  # on vLLM's path
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the values that --max-lora-rank accepts
 
 
@@ -34,6 +37,7 @@ def vllm_arguments(params: ServeParams, name: str, adapters: dict[str, Path]) ->
         adapters: LoRA folders by the names under which they are served beside it.
     """
     found = ["--served-model-name", name, "--load-format", "safetensors", "--disable-fastapi-docs"]
+    found += ["--middleware", "request_limits.RequestLimits"]
     for key, value in params.vllm.items():
         flag = key.replace("_", "-")
         if isinstance(value, bool):
@@ -48,6 +52,23 @@ def vllm_arguments(params: ServeParams, name: str, adapters: dict[str, Path]) ->
         found += ["--enable-lora", "--max-lora-rank", str(min(accepted for accepted in RANKS if accepted >= rank))]
         found += ["--lora-modules", *(f"{alias}={path}" for alias, path in adapters.items())]
     return found
+
+
+def user_key(secret: str) -> str:
+    """Derive the key by which the chat page signs who asks; with the page's own key one could sign in."""
+    return hmac.new(secret.encode(), b"the user that asks", hashlib.sha256).hexdigest()
+
+
+def request_limits(params: ServeParams, secret: str, proxied: bool) -> str:
+    """Return what docker/middleware/request_limits.py reads from REQUEST_LIMITS.
+
+    Args:
+        params: the settings.
+        secret: WEBUI_SECRET_KEY of .env.
+        proxied: whether nginx stands in front of vLLM, and tells the address of a client.
+    """
+    facts = {"places": params.places, "user_key": user_key(secret), "proxied": proxied}
+    return json.dumps(params.limits.model_dump() | facts)
 
 
 def dynamo_disabled(params: ServeParams) -> str:
