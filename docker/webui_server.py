@@ -1,4 +1,4 @@
-"""Open WebUI without its limit of sign-ins, behind nginx, which has one (webui.conf).
+"""Open WebUI without its limit of sign-ins, behind nginx, which has one (page.conf).
 
 Open WebUI counts sign-ins by account and has no setting for that: with fifteen wrong passwords anybody locks the
 owner of an account out, wherever the owner signs in from. Run by tools/serve and docker/compose.yaml, in Open WebUI's

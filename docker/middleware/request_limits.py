@@ -192,9 +192,8 @@ class RequestLimits:
         """Tell who asks: the chat page's user, by the header that the page signs, or else the address."""
         if user := signed_user(headers.get(b"x-openwebui-user-jwt", b""), self.limits["user_key"].encode()):
             return f"user {user}"
-        if self.limits["proxied"]:  # nginx sets the header, whatever the client sends
-            return f"address {headers.get(b'x-real-ip', b'').decode('latin-1')}"
-        return f"address {(scope.get('client') or ('',))[0]}"
+        # nginx sets the header, whatever the client sends.
+        return f"address {headers.get(b'x-real-ip', b'').decode('latin-1')}"
 
     def sequences(self, body: bytes) -> int:
         """Count the answers that a request asks for: `n` for each of its prompts.

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING
 import click
 
 from stages.common import device, workspace
+from stages.eval import guard
+from stages.eval.server_variables import COMPUTE, REFUSING_PROXY, SYSTEM, inherited
 
 if TYPE_CHECKING:
     from httpx import Client
@@ -33,6 +35,7 @@ CPUINFO = Path("/proc/cpuinfo")
 SETTINGS = {
     "HF_HUB_OFFLINE": "1",
     "TORCHDYNAMO_DISABLE": "1",  # else vLLM compiles the log-probabilities, and fails without a C++ compiler
+    "VLLM_HOST_IP": "127.0.0.1",  # its processes find each other there
     "VLLM_CPU_INT4_W4A8": "0",  # else it also quantises activations on processors with AMX
     "VLLM_NO_USAGE_STATS": "1",
 }
@@ -42,17 +45,6 @@ FLAGS = [
     *("--max-model-len", "auto"),  # the model's own, or what fits into memory
     "--no-enable-prefix-caching",  # no answer depends on earlier requests
 ]
-# A process between the stage and the server. When the stage ends, however it ends, its pipe to this process breaks,
-# and this process kills the server and its children. SIGTERM is not enough: vLLM ignores it while it loads.
-GUARD = """
-import os, signal, subprocess, sys, threading
-server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
-signal.signal(signal.SIGTERM, lambda *_: server.terminate())
-threading.Thread(target=lambda: (os.read(0, 1), os.killpg(0, signal.SIGKILL)), daemon=True).start()
-if (code := server.wait()) < 0:
-    os.killpg(0, signal.SIGKILL)
-sys.exit(code)
-"""
 
 
 def require_kernels(folder: Path) -> None:
@@ -97,9 +89,9 @@ def start(folder: Path, seed: int) -> Iterator["Client"]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     address = ("--host", "127.0.0.1", "--port", str(port), "--served-model-name", NAME, "--seed", str(seed))
-    variables = {"VLLM_CPU_KVCACHE_SPACE": "1"} | os.environ | SETTINGS
+    variables = {"VLLM_CPU_KVCACHE_SPACE": "1"} | inherited(*SYSTEM, *COMPUTE, "VLLM_CPU_KVCACHE_SPACE")
+    variables |= SETTINGS | REFUSING_PROXY
     variables["PATH"] = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
-    variables.pop("PYTHONPATH", None)  # of the pipeline's environment
     with (
         running([str(command), "serve", str(folder), *address, *FLAGS], variables, log) as process,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=None) as client,
@@ -123,7 +115,7 @@ def running(command: list[str], variables: dict[str, str], log: Path) -> Iterato
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-c", GUARD, *command],
+            [sys.executable, guard.__file__, "--", *command],
             env=variables,
             stdin=subprocess.PIPE,
             stdout=output,

@@ -20,7 +20,7 @@ SECRETS = {"API_KEY": "key", "ADMIN_EMAIL": "admin@localhost", "ADMIN_PASSWORD":
 PORTS = {"API_PORT": "18000", "WEBUI_PORT": "13000", "TENSORBOARD_PORT": "16006"}
 VLLM = "--served-model-name awq --load-format safetensors --disable-fastapi-docs --enforce-eager --max-model-len 256"
 VLLM += " --middleware request_limits.RequestLimits"
-LIMITS = {"answers": 8, "requests": 64, "seconds": 60, "places": 48, "user_key": "key of the page", "proxied": True}
+LIMITS = {"answers": 8, "requests": 64, "seconds": 60, "places": 48, "user_key": "key of the page"}
 Compose = Callable[..., "subprocess.CompletedProcess[str]"]
 pytestmark = pytest.mark.slow
 
@@ -56,9 +56,7 @@ def test_every_service_is_hardened_and_published_only_to_this_machine(compose: C
             assert service["healthcheck"]["test"], name
             assert service["restart"] == "unless-stopped", name
     if profile == "gpu":
-        assert {"vllm", "proxy", "open-webui", "dozzle", "socket-proxy", "tensorboard", "webui-proxy"} == set(
-            services
-        )
+        assert {"vllm", "proxy", "open-webui", "page", "dozzle", "socket-proxy", "tensorboard"} == set(services)
         assert services["vllm"]["deploy"]["resources"]["reservations"]["devices"][0]["driver"] == "nvidia"
 
 
@@ -151,7 +149,7 @@ def test_no_service_reaches_another_machine(up: Compose, outside: tuple[str, int
     deadline = time.monotonic() + 30
     while subprocess.run(line, capture_output=True).returncode:
         assert time.monotonic() < deadline
-    for service in ("vllm-cpu", "proxy", "open-webui", "webui-proxy", "tensorboard"):
+    for service in ("vllm-cpu", "proxy", "open-webui", "page", "tensorboard"):
         done = up("exec", "-T", service, "python3", "-c", code)
         assert done.returncode == 1, service
         assert "Network is unreachable" in done.stderr or "timed out" in done.stderr, service

@@ -93,3 +93,24 @@ def test_no_process_is_left_when_a_signal_ends_the_stage(tmp_path: Path, number:
     stage.communicate()
     assert stage.returncode != 0
     assert wait_for_end(pids) == []
+
+
+def test_vllm_knows_nothing_of_the_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program in vLLM's place writes down what it gets, and ends."""
+    program = tmp_path / "venv" / "bin" / "vllm"
+    program.parent.mkdir(parents=True)
+    program.write_text(f"#!/bin/sh\ncat /proc/$$/environ >'{tmp_path}/environ'\n", encoding="utf-8")
+    program.chmod(0o755)
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    secrets = ("OPENAI_API_KEY", "ADMIN_PASSWORD", "AWS_SECRET_ACCESS_KEY", "VLLM_PLUGINS", "PYTHONPATH")
+    for name in secrets:
+        monkeypatch.setenv(name, "of the shell")
+    for name, value in {"VLLM_VENV": str(tmp_path / "venv"), "LOG_FOLDER": str(tmp_path), "MKL_CBWR": "x"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(click.ClickException, match="vLLM did not start"), vllm_server.start(tmp_path, 1):
+        pass
+    lines = (tmp_path / "environ").read_text(encoding="utf-8").split("\0")
+    found = dict(line.split("=", 1) for line in lines if line)
+    assert not set(secrets) & found.keys()
+    assert (found["MKL_CBWR"], found["HF_HUB_OFFLINE"], found["VLLM_CPU_KVCACHE_SPACE"]) == ("x", "1", "1")
+    assert found["HTTPS_PROXY"] == found["https_proxy"] == "http://127.0.0.1:9"

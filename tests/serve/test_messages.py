@@ -25,7 +25,7 @@ PARAMS = load_serve_params(ROOT / "params.yaml")[0]
 TWO = PARAMS.model_copy(update={"replicas": 2})
 ONE = Endpoint("lockstep-awq-1a2b3c4d", "http://127.0.0.1:8000/v1", "models/awq", "awq", None, {})
 OTHER = ONE._replace(name="lockstep-merged-5e6f7a8b")
-HERE = {"BIND": "127.0.0.1", "WEBUI_PORT": "3000"}
+HERE = {"BIND": "127.0.0.1", "WEBUI_PORT": "3000", "API_KEY": "key"}
 PROBLEM = "models/awq: its md5 is 2, in dvc.lock 1; run `make repro` to restore it"
 MODEL = Model("awq", Path("models/awq"), None, "1a2b3c4d5e", [PROBLEM])
 
@@ -59,20 +59,16 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: serve.require_proven(MODEL, False),
         f"awq is not proven, and is not served:\n{PROBLEM}\n`FORCE=1` serves it as lockstep-awq-1a2b3c4d-unproven",
     ),
-    "nginx for other machines": (
-        lambda: local.list_programs(PARAMS, HERE | {"BIND": "0.0.0.0"}, [ONE]),
-        "BIND in .env: needs nginx, which is not installed; run `apt install nginx`",
-    ),
-    "nginx for replicas": (
-        lambda: local.list_programs(TWO, HERE, [ONE]),
-        "serve.replicas: needs nginx, which is not installed; run `apt install nginx`",
+    "no nginx": (
+        lambda: local.list_programs(PARAMS, HERE, [ONE], alone=True),
+        "nginx: not installed; run `apt install nginx`",
     ),
     "no vLLM": (
         find_vllm,
         "/nowhere/bin/vllm: vLLM is not installed; `make serve` installs it",
     ),
     "no Open WebUI": (
-        lambda: webui_program(HERE),
+        lambda: webui_program({}, Path("page.sock"), None),
         "HERE/.serve/webui/bin/open-webui: Open WebUI is not installed; `make serve` installs it",
     ),
     "replicas that each take all GPUs": (
@@ -127,7 +123,7 @@ def test_a_path_that_is_too_long_for_a_socket(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(folder)
     monkeypatch.setattr(local, "find_nginx", lambda: "/usr/sbin/nginx")
     with pytest.raises(click.ClickException) as raised:
-        local.list_programs(PARAMS, HERE, [ONE])
+        local.list_programs(PARAMS, HERE, [ONE], alone=True)
     path = Path(os.fspath(folder), ".serve", f"{ONE.name}.sock")
     assert raised.value.message == f"{path}: too long for a socket; move the checkout to a shorter path"
 

@@ -15,7 +15,7 @@ from needs import missing
 from serving import free_port
 
 from tools.serve import nginx
-from tools.serve.nginx import Upstream, find_nginx, nginx_program, server_block, webui_block
+from tools.serve.nginx import api_server, find_nginx, nginx_program, page_server
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +67,7 @@ def proxied(servers: list[Server], trusted_proxy: str = "") -> Iterator[httpx.Cl
         missing("nginx")
     port = free_port()
     addresses = [f"127.0.0.1:{server.server_address[1]}" for server in servers]
-    program = nginx_program(command, [Upstream("replicas", f"127.0.0.1:{port}", addresses, trusted_proxy)])
+    program = nginx_program(command, [api_server("replicas", [f"127.0.0.1:{port}"], addresses, trusted_proxy)], [])
     checked = subprocess.run([*program.command, "-t"], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
     process = subprocess.Popen(program.command, stdout=subprocess.DEVNULL)
@@ -84,6 +84,7 @@ def client(servers: list[Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         yield client
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trusted", "seen"), [("", "127.0.0.1"), ("127.0.0.1", "203.0.113.9"), ("10.0.0.1", "127.0.0.1")]
 )
@@ -146,9 +147,9 @@ def test_a_path_that_is_not_named_is_not_found(client: httpx.Client) -> None:
 
 
 def test_the_template_is_filled_in_as_envsubst_does_in_the_image() -> None:
-    assert "${" not in webui_block("127.0.0.1:3000", Path("/a"), "")
-    text = server_block(Upstream("awq", "127.0.0.1:8000", ["unix:/a", "unix:/b"]))
+    text = api_server("awq", ["127.0.0.1:8000", "unix:/c"], ["unix:/a", "unix:/b"], "")
     assert "${" not in text
     assert "upstream awq {" in text
     assert "server unix:/a; server unix:/b;" in text
-    assert "listen 127.0.0.1:8000;" in text
+    assert "listen 127.0.0.1:8000; listen unix:/c;" in text
+    assert "${" not in page_server(["127.0.0.1:3000"], "unix:/a", "127.0.0.1", plugins=False, trusted_proxy="")

@@ -39,8 +39,8 @@ from tools.serve.params import load_serve_params
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores SIGINT
 params = load_serve_params(Path({str(ROOT / "params.yaml")!r}))[0]
-programs = [supervisord.Program("one", [{sys.executable!r}, "-c", {STEADY!r}])]
-start = lambda: supervisord.start(programs, dict(os.environ), params)
+programs = [supervisord.Program("one", [{sys.executable!r}, "-c", {STEADY!r}], {{}})]
+start = lambda: supervisord.start(programs, params)
 run_until_up(start, ServeState("local", "http://127.0.0.1:9", []), "key")
 """
 Launch = Callable[..., "subprocess.Popen[bytes]"]
@@ -65,9 +65,10 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launch]:
         programs = []
         for name, code in codes.items():
             socket = (sockets or {}).get(name)
-            programs.append(Program(name, [sys.executable, "-c", code, *([str(socket)] if socket else [])], socket))
+            own = (socket,) if socket else ()
+            programs.append(Program(name, [sys.executable, "-c", code, *map(str, own)], {"OWN": name}, own))
         changed = params.model_copy(update={"retries": retries, "log_megabytes": 1})
-        started.append(supervisord.start(programs, dict(os.environ), changed))
+        started.append(supervisord.start(programs, changed))
         return started[-1]
 
     yield launch

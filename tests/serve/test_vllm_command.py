@@ -37,8 +37,8 @@ def test_adapters_have_their_names_and_the_smallest_accepted_rank(
     for rank, folder in zip(ranks, adapters.values(), strict=True):
         folder.mkdir()
         (folder / "adapter_config.json").write_text(json.dumps({"r": rank}), encoding="utf-8")
-    given = vllm_arguments(PARAMS.model_copy(update={"vllm": {}}), "name", adapters)
-    modules = [f"{name}={folder}" for name, folder in adapters.items()]
+    given = vllm_arguments(PARAMS.model_copy(update={"vllm": {}}), "name", adapters, "/adapters/")
+    modules = [f"{name}=/adapters/{name}" for name in adapters]
     assert given[7:] == ["--enable-lora", "--max-lora-rank", accepted, "--lora-modules", *modules]
 
 
@@ -46,10 +46,13 @@ def test_vllm_gets_safe_variables_and_none_of_ours(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "1")
     monkeypatch.setenv("VLLM_CPU_INT4_W4A8", "1")
     monkeypatch.setenv("PYTHONPATH", "here")
-    found = vllm_variables(PARAMS, "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    found = vllm_variables(PARAMS, {"API_KEY": "key", "WEBUI_SECRET_KEY": "secret"})
     assert found["VLLM_CPU_INT4_W4A8"] == "0"
     assert (found["VLLM_API_KEY"], found["HF_HUB_OFFLINE"]) == ("key", "1")
-    assert not {"VLLM_SERVER_DEV_MODE", "PYTHONPATH"} & found.keys()
+    assert found["CUDA_VISIBLE_DEVICES"] == "1"
+    assert not {"VLLM_SERVER_DEV_MODE", "PYTHONPATH", "AWS_SECRET_ACCESS_KEY"} & found.keys()
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, "1"), (2, "1"), (3, None), (64, None)])

@@ -22,6 +22,7 @@ NEEDS = {
     "no gpu": "an NVIDIA GPU is here; run `make test` on a machine without one",
     "registry": "no docker-registry, which .ci/engine installs; run `.ci/engine make test`",
     "root": "not root; run `sudo make test`",
+    "strace": "no strace; run `apt install strace`",
     "serving": "no environments in .serve; run `make .serve/vllm/.made .serve/webui/.made`",
 }
 

@@ -18,6 +18,12 @@ from tools.serve.nginx import find_nginx
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ("vllm", "webui")
+# Keys and addresses of other services, as a shell may have them: none may reach a server.
+SHELL = {
+    **dict.fromkeys(("OPENAI_API_KEY", "ADMIN_PASSWORD", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN"), "of the shell"),
+    "RAG_OPENAI_API_BASE_URL": "http://127.0.0.1:9/of the shell",
+    "VLLM_PLUGINS": "of the shell",
+}
 
 
 class Served:
@@ -26,7 +32,7 @@ class Served:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.variables = {name: value for name, value in ENVIRONMENT.items() if name not in ("RUN", "PYTHONPATH")}
-        self.variables |= {"API_PORT": str(free_port()), "WEBUI_PORT": str(free_port())}
+        self.variables |= SHELL | {"API_PORT": str(free_port()), "WEBUI_PORT": str(free_port())}
 
     def tool(self, name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run one of tools/ in the copy."""

@@ -18,10 +18,12 @@ from tools.common.serve_secrets import PATH, SECRETS
 from tools.serve.dozzle import write_account
 from tools.serve.params import ServeParams
 from tools.serve.vllm_command import dynamo_disabled, leave_a_core, request_limits, user_key, vllm_arguments
+from tools.serve.webui import PLUGINS, host_names
 from tools.stop import PROJECT
 
 FILE = Path("docker/compose.yaml")
 OVERLAY = HOME / "compose.json"
+ADAPTERS = "/adapters/"  # their folders in a container
 LISTEN = ("/model", "--host", "0.0.0.0", "--port", "8000")  # in a network of its own
 
 
@@ -54,9 +56,7 @@ def up(params: ServeParams, settings: dict[str, str], endpoints: list[Endpoint],
     # `docker compose` prefers the environment to .env: secrets must come from the file.
     ours = {name: value for name, value in os.environ.items() if name not in SECRETS}
     try:
-        if subprocess.run(
-            start, env=ours | variables(params, endpoints[0], settings["WEBUI_SECRET_KEY"]), check=False
-        ).returncode:
+        if subprocess.run(start, env=ours | variables(params, settings, endpoints[0]), check=False).returncode:
             raise click.ClickException("the containers did not start; run `make logs` to see why")
     except BaseException:
         click.echo("stopping what was started", err=True)
@@ -73,7 +73,7 @@ def overlay(params: ServeParams, endpoints: list[Endpoint], vllm: str) -> dict[s
         vllm: the service that runs vLLM.
     """
     known = read_yaml(FILE)["services"]
-    folders = [f"{folder}:{folder}:ro" for folder in endpoints[0].adapters.values()]
+    folders = [f"{folder}:{ADAPTERS}{name}:ro" for name, folder in endpoints[0].adapters.items()]
     services: dict[str, Any] = {vllm: {"scale": params.replicas, "volumes": folders}}
     proxies = ["proxy"]
     for number, one in enumerate(endpoints[1:], 2):
@@ -92,32 +92,37 @@ def overlay(params: ServeParams, endpoints: list[Endpoint], vllm: str) -> dict[s
         proxies.append(proxy)
     services["open-webui"] = {
         "environment": {
+            **(PLUGINS if params.page_plugins else {}),
             "OPENAI_API_BASE_URLS": ";".join(f"http://{proxy}:8000/v1" for proxy in proxies),
             "OPENAI_API_KEYS": ";".join(["${API_KEY}"] * len(proxies)),
         },
         "depends_on": {proxy: {"condition": "service_healthy"} for proxy in proxies},
+        **({"networks": ["inside", "outside"]} if params.page_plugins else {}),
     }
-    return {"services": services}
+    networks: dict[str, Any] = {"networks": {"outside": {}}} if params.page_plugins else {}
+    return {"services": services} | networks
 
 
-def variables(params: ServeParams, one: Endpoint, secret: str) -> dict[str, str]:
+def variables(params: ServeParams, settings: dict[str, str], one: Endpoint) -> dict[str, str]:
     """Return the variables that docker/compose.yaml uses, for this start.
 
     Args:
         params: the settings.
+        settings: the keys of .env.
         one: the first model.
-        secret: WEBUI_SECRET_KEY of .env.
     """
     socket = Path("/var/run/docker.sock")
     return {
         "BUILTIN_TOOLS": "true" if params.calls_tools else "false",
         "KV_CACHE_GIB": str(params.kv_cache_gib),
         "MODEL_FOLDER": one.folder,
-        "REQUEST_LIMITS": request_limits(params, secret, proxied=True),
+        "PAGE_HOSTS": host_names(settings),
+        "PAGE_OPEN": "all" if params.page_plugins else "chat",
+        "REQUEST_LIMITS": request_limits(params, settings["WEBUI_SECRET_KEY"]),
         "RUN_AS": f"{os.getuid()}:{os.getgid()}",
         "SERVED_NAME": one.name,
         "TORCHDYNAMO_DISABLE": dynamo_disabled(params),
-        "USER_KEY": user_key(secret),
+        "USER_KEY": user_key(settings["WEBUI_SECRET_KEY"]),
         "VLLM_ARGS": shlex.join(_arguments(params, one)),
         **leave_a_core(params),
         **({"DOCKER_GID": str(socket.stat().st_gid)} if socket.exists() else {}),
@@ -125,5 +130,6 @@ def variables(params: ServeParams, one: Endpoint, secret: str) -> dict[str, str]
 
 
 def _arguments(params: ServeParams, one: Endpoint) -> list[str]:
-    """Return the arguments after vLLM's address; adapters have the same paths as outside."""
-    return vllm_arguments(params, one.name, {name: Path(folder) for name, folder in one.adapters.items()})
+    """Return the arguments after vLLM's address."""
+    adapters = {name: Path(folder) for name, folder in one.adapters.items()}
+    return vllm_arguments(params, one.name, adapters, ADAPTERS)

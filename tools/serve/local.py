@@ -12,26 +12,20 @@ from typing import TYPE_CHECKING
 
 import click
 
+from stages.eval import guard
 from tools.common.endpoints import HOME, LOGS, Endpoint, ServeState
 from tools.serve import supervisord
-from tools.serve.nginx import Upstream, find_nginx, nginx_program, webui_block
+from tools.serve.nginx import api_server, find_nginx, nginx_program, page_server
 from tools.serve.params import ServeParams
 from tools.serve.supervisord import Program
-from tools.serve.vllm_command import (
-    MIDDLEWARE,
-    find_vllm,
-    request_limits,
-    user_key,
-    vllm_arguments,
-    vllm_variables,
-)
-from tools.serve.webui import webui_program, webui_variables
+from tools.serve.vllm_command import find_vllm, vllm_arguments, vllm_variables
+from tools.serve.webui import host_names, webui_program, webui_variables
 
 if TYPE_CHECKING:
     from subprocess import Popen
 
-WEBUI_SERVER = Path("docker/webui_server.py")
 SOCKET_LENGTH = 100  # bytes of a path that the kernel accepts, about
+LOOPBACK, ANY = "127.0.0.1", "0.0.0.0"
 START_SECONDS = 1800.0  # large weights on a slow disk
 
 
@@ -71,52 +65,70 @@ def up(params: ServeParams, settings: dict[str, str], state: ServeState, has_gpu
     """
     if has_gpu and "VLLM_VENV" not in os.environ:
         click.echo("note: .serve/vllm is vLLM's CPU build; set VLLM_VENV to an environment for the GPU", err=True)
-    programs = list_programs(params, settings, state.endpoints)
-    variables = _variables(params, settings, state.endpoints)
-    run_until_up(lambda: supervisord.start(programs, variables, params), state, settings["API_KEY"])
-
-
-def list_programs(params: ServeParams, settings: dict[str, str], endpoints: list[Endpoint]) -> list[Program]:
-    """List the programs to run: the vLLM servers of each model, nginx if it is installed, and the chat page.
-
-    Raises:
-        click.ClickException: a program is not installed, or a setting needs nginx.
-    """
-    nginx, programs, upstreams = find_nginx(), [], []
-    if not nginx and (params.replicas > 1 or settings["BIND"] != "127.0.0.1"):
-        setting = "serve.replicas" if params.replicas > 1 else "BIND in .env"
-        raise click.ClickException(f"{setting}: needs nginx, which is not installed; run `apt install nginx`")
-    if not nginx:
+    alone = guard.can_leave_network()
+    if not alone:
         click.echo(
-            "note: nginx is not installed, so vLLM answers paths that it should not, to this machine only; see "
-            "docs/serve.md",
+            "note: this system does not let vLLM and the chat page run without a network; settings alone keep them "
+            "from other machines (docs/serve.md)",
             err=True,
         )
-    trusted = settings.get("TRUSTED_PROXY", "")
+    programs = list_programs(params, settings, state.endpoints, alone)
+    run_until_up(lambda: supervisord.start(programs, params), state, settings["API_KEY"])
+
+
+def list_programs(
+    params: ServeParams, settings: dict[str, str], endpoints: list[Endpoint], alone: bool
+) -> list[Program]:
+    """List the programs to run: the vLLM servers of each model, the chat page, and nginx in front of them.
+
+    Args:
+        params: the settings.
+        settings: the keys of .env.
+        endpoints: the models.
+        alone: whether vLLM and the chat page run without a network.
+
+    Raises:
+        click.ClickException: a program is not installed.
+    """
+    nginx = find_nginx()
+    if not nginx:
+        raise click.ClickException("nginx: not installed; run `apt install nginx`")
+    programs, servers, doors = [], [], {}
+    variables, trusted = vllm_variables(params, settings), settings.get("TRUSTED_PROXY", "")
+    # The chat page, and `make status`, ask by the loopback interface.
+    here = [settings["BIND"]] if settings["BIND"] in (ANY, LOOPBACK) else [settings["BIND"], LOOPBACK]
+    # Ray connects to other machines.
+    split = params.vllm.get("distributed_executor_backend") == "ray"
     for one in endpoints:
-        if not nginx:
-            programs.append(_vllm(params, one, one.name, ["--host", settings["BIND"], "--port", one.port]))
-            continue
         names = [one.name, *(f"{one.name}-{number}" for number in range(2, params.replicas + 1))]
         sockets = {name: _socket(name) for name in names}
-        programs += [_vllm(params, one, name, ["--uds", str(path)], path) for name, path in sockets.items()]
-        listen = f"{settings['BIND']}:{one.port}"
-        upstreams.append(Upstream(one.name, listen, [f"unix:{path}" for path in sockets.values()], trusted))
-    page = webui_program(settings)
-    if nginx:
-        path = _socket(page.name)
-        python = Path(page.command[0]).with_name("python")
-        command = [str(python), "-P", str(WEBUI_SERVER.absolute()), "--uds", str(path)]
-        page = page._replace(command=command, socket=path)
-        listen = f"{settings['BIND']}:{settings['WEBUI_PORT']}"
-        programs.append(nginx_program(nginx, upstreams, webui_block(listen, path, trusted)))
-    return [*programs, page]
+        programs += [_vllm(params, one, name, path, variables, alone and not split) for name, path in sockets.items()]
+        doors[int(one.port)] = _socket(f"door-{one.name}")
+        listen = [*(f"{address}:{one.port}" for address in here), f"unix:{doors[int(one.port)]}"]
+        servers.append(api_server(one.name, listen, [f"unix:{path}" for path in sockets.values()], trusted))
+    page = _socket("open-webui")
+    listen = [f"{address}:{settings['WEBUI_PORT']}" for address in here]
+    servers.append(page_server(listen, f"unix:{page}", host_names(settings), params.page_plugins, trusted))
+    models = [name for one in endpoints for name in (one.name, *one.adapters)]
+    addresses = [f"http://{LOOPBACK}:{one.port}/v1" for one in endpoints]
+    own = webui_variables(settings, models, addresses, params.calls_tools, params.page_plugins)
+    return [
+        *programs,
+        nginx_program(nginx, servers, list(doors.values())),
+        webui_program(own, page, doors if alone and not params.page_plugins else None),
+    ]
 
 
-def _vllm(params: ServeParams, one: Endpoint, name: str, address: list[str], path: Path | None = None) -> Program:
-    adapters = {alias: Path(folder) for alias, folder in one.adapters.items()}
-    arguments = vllm_arguments(params, one.name, adapters)
-    return Program(name, [str(find_vllm()), "serve", one.folder, *address, *arguments], path)
+def _vllm(
+    params: ServeParams, one: Endpoint, name: str, socket: Path, variables: dict[str, str], alone: bool
+) -> Program:
+    """Return the program of one server. It runs beside the model and its adapters, as clients see their paths."""
+    folder = Path(one.folder)
+    arguments = vllm_arguments(params, one.name, {alias: Path(path) for alias, path in one.adapters.items()})
+    vllm = find_vllm()
+    own = variables | {"PATH": f"{vllm.parent}{os.pathsep}{variables['PATH']}"}
+    command = [str(vllm), "serve", folder.name, "--uds", str(socket), *arguments]
+    return Program(name, command, own, (socket,), folder.parent.absolute(), alone)
 
 
 def _socket(name: str) -> Path:
@@ -124,17 +136,6 @@ def _socket(name: str) -> Path:
     if len(os.fsencode(path)) > SOCKET_LENGTH:
         raise click.ClickException(f"{path}: too long for a socket; move the checkout to a shorter path")
     return path
-
-
-def _variables(params: ServeParams, settings: dict[str, str], endpoints: list[Endpoint]) -> dict[str, str]:
-    models = [name for one in endpoints for name in (one.name, *one.adapters)]
-    webui = webui_variables(settings, models, [one.address for one in endpoints], params.calls_tools)
-    path = f"{find_vllm().parent}{os.pathsep}{os.environ['PATH']}"
-    secret = settings["WEBUI_SECRET_KEY"]
-    asked = request_limits(params, secret, proxied=find_nginx() is not None)
-    limits = {"REQUEST_LIMITS": asked, "PYTHONPATH": str(MIDDLEWARE.absolute())}
-    users = {"ENABLE_FORWARD_USER_INFO_HEADERS": "true", "FORWARD_USER_INFO_HEADER_JWT_SECRET": user_key(secret)}
-    return vllm_variables(params, settings["API_KEY"]) | limits | webui | users | {"PATH": path}
 
 
 def run_until_up(start: Callable[[], "Popen[bytes]"], state: ServeState, key: str) -> None:

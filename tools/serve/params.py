@@ -28,6 +28,7 @@ class ServeParams(Section):
     adapters: list[str]
     replicas: Annotated[int, Field(ge=1)]
     kv_cache_gib: Annotated[int, Field(ge=1)]
+    page_plugins: bool
     retries: Annotated[int, Field(ge=0)]
     log_megabytes: Annotated[int, Field(ge=1)]
     limits: Limits

@@ -5,22 +5,26 @@ If a program fails again and again, or supervisord itself ends, all programs end
 
 import configparser
 import fcntl
+import json
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, NamedTuple
 
 import click
 
-from stages.eval import vllm_server
+from stages.eval import guard, vllm_server
+from stages.eval.server_variables import SYSTEM, inherited
 from tools import stop
 from tools.common.endpoints import HOME, LOGS
 from tools.serve.params import ServeParams
 
 CONFIG = HOME / "supervisord.conf"
+GUARD = HOME / "guard.py"
 KEPT_LOGS = 3
 SETTLED_SECONDS = 300  # a program that lives longer counts as started
 STOP_SECONDS = 20  # vLLM ignores SIGTERM while it loads
@@ -31,19 +35,30 @@ END = (
 
 
 class Program(NamedTuple):
-    """A program to keep running; `socket` is the file that it listens on, which stays behind when it is killed."""
+    """A program to keep running.
+
+    Args:
+        variables: its whole environment.
+        sockets: the files that it listens on, which stay behind when it is killed.
+        folder: the folder that it runs in; None: the checkout.
+        alone: whether it runs without a network, see stages/eval/guard.py.
+        doors: ports of its own loopback interface, each with the socket that it leads to.
+    """
 
     name: str
     command: list[str]
-    socket: Path | None = None
+    variables: dict[str, str]
+    sockets: tuple[Path, ...] = ()
+    folder: Path | None = None
+    alone: bool = False
+    doors: Mapping[int, Path] = MappingProxyType({})
 
 
-def start(programs: list[Program], variables: dict[str, str], params: ServeParams) -> "subprocess.Popen[bytes]":
+def start(programs: list[Program], params: ServeParams) -> "subprocess.Popen[bytes]":
     """Start supervisord with the programs, and hold a lock in .scratch/running, by which `make stop` finds it.
 
     Args:
-        programs: the command lines.
-        variables: the environment of all of them.
+        programs: what to run; supervisord itself gets none of their variables.
         params: how often a program is restarted, and the size of a log.
 
     Raises:
@@ -59,7 +74,8 @@ def start(programs: list[Program], variables: dict[str, str], params: ServeParam
     lock = _lock()
     process = subprocess.Popen(
         command,
-        env=variables,
+        env=inherited(*SYSTEM),
+        umask=0o027,  # of logs too
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -89,8 +105,14 @@ def find_error() -> str:
 def _write(programs: list[Program], params: ServeParams) -> None:
     """Write the files that supervisord reads."""
     LOGS.mkdir(parents=True, exist_ok=True)
-    HOME.chmod(0o700)  # sockets, chats
-    (HOME / "guard.py").write_text(vllm_server.GUARD, encoding="utf-8")
+    HOME.chmod(0o700)  # sockets, chats, variables
+    GUARD.write_text(Path(guard.__file__).read_text(encoding="utf-8"), encoding="utf-8")  # it stays as it is now
+    for program in programs:
+        path = _variables(program)
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.touch(0o600)
+        path.write_text(json.dumps(program.variables), encoding="utf-8")
     with CONFIG.open("w", encoding="utf-8") as file:
         _configuration(programs, params).write(file)
 
@@ -115,6 +137,7 @@ def _configuration(programs: list[Program], params: ServeParams) -> configparser
         found[f"program:{program.name}"] = _escaped(
             {
                 "command": shlex.join(_guarded(program)),
+                "directory": program.folder or Path.cwd(),
                 "autorestart": "true",
                 "startsecs": SETTLED_SECONDS,
                 "startretries": params.retries,
@@ -131,9 +154,17 @@ def _configuration(programs: list[Program], params: ServeParams) -> configparser
 
 
 def _guarded(program: Program) -> list[str]:
-    """Return a command that ends whenever supervisord ends, and that removes a socket left by the last start."""
-    guarded = [sys.executable, str(HOME.absolute() / "guard.py"), *program.command]
-    return ["sh", "-c", 'rm -f "$0"; exec "$@"', str(program.socket), *guarded] if program.socket else guarded
+    """Return a command that ends whenever supervisord ends."""
+    options = ["--variables", str(_variables(program).absolute())]
+    options += [word for path in program.sockets for word in ("--remove", str(path))]
+    options += ["--alone"] if program.alone else []
+    options += [word for port, path in program.doors.items() for word in ("--door", f"{port}={path}")]
+    return [sys.executable, str(GUARD.absolute()), *options, "--", *program.command]
+
+
+def _variables(program: Program) -> Path:
+    """Return the file of a program's environment, which holds its secrets: a command line would show them."""
+    return HOME / "variables" / f"{program.name}.json"
 
 
 def _escaped(section: Mapping[str, object]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from stages.eval.server_variables import COMPUTE, REFUSING_PROXY, SYSTEM, inherited
 from stages.eval.vllm_server import SETTINGS
 from tools.serve.params import ServeParams
 
@@ -28,13 +29,14 @@ def find_vllm() -> Path:
     return path
 
 
-def vllm_arguments(params: ServeParams, name: str, adapters: dict[str, Path]) -> list[str]:
+def vllm_arguments(params: ServeParams, name: str, adapters: dict[str, Path], place: str = "") -> list[str]:
     """Return the arguments that follow `vllm serve FOLDER`, except the address.
 
     Args:
         params: the settings.
         name: the name under which the model is served.
         adapters: LoRA folders by the names under which they are served beside it.
+        place: what leads to these names from the folder that vLLM runs in; clients see it.
     """
     found = ["--served-model-name", name, "--load-format", "safetensors", "--disable-fastapi-docs"]
     found += ["--middleware", "request_limits.RequestLimits"]
@@ -50,7 +52,7 @@ def vllm_arguments(params: ServeParams, name: str, adapters: dict[str, Path]) ->
             json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["r"] for path in adapters.values()
         )
         found += ["--enable-lora", "--max-lora-rank", str(min(accepted for accepted in RANKS if accepted >= rank))]
-        found += ["--lora-modules", *(f"{alias}={path}" for alias, path in adapters.items())]
+        found += ["--lora-modules", *(f"{alias}={place}{alias}" for alias in adapters)]
     return found
 
 
@@ -59,16 +61,14 @@ def user_key(secret: str) -> str:
     return hmac.new(secret.encode(), b"the user that asks", hashlib.sha256).hexdigest()
 
 
-def request_limits(params: ServeParams, secret: str, proxied: bool) -> str:
+def request_limits(params: ServeParams, secret: str) -> str:
     """Return what docker/middleware/request_limits.py reads from REQUEST_LIMITS.
 
     Args:
         params: the settings.
         secret: WEBUI_SECRET_KEY of .env.
-        proxied: whether nginx stands in front of vLLM, and tells the address of a client.
     """
-    facts = {"places": params.places, "user_key": user_key(secret), "proxied": proxied}
-    return json.dumps(params.limits.model_dump() | facts)
+    return json.dumps(params.limits.model_dump() | {"places": params.places, "user_key": user_key(secret)})
 
 
 def dynamo_disabled(params: ServeParams) -> str:
@@ -95,20 +95,20 @@ def leave_a_core(params: ServeParams, cores: int | None = None) -> dict[str, str
     return {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": threads}
 
 
-def vllm_variables(params: ServeParams, key: str) -> dict[str, str]:
-    """Return vLLM's environment: ours without VLLM_* and PYTHON*, no development mode, no network.
+def vllm_variables(params: ServeParams, settings: dict[str, str]) -> dict[str, str]:
+    """Return vLLM's environment: what a server may know of ours, the key, the limits, and no network.
 
     Args:
         params: the settings.
-        key: the API key that clients must send.
+        settings: the keys of .env; of these, the key that clients must send.
     """
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("VLLM_", "PYTHON"))}
     own = {
         "DO_NOT_TRACK": "1",
+        "PYTHONPATH": str(MIDDLEWARE.absolute()),
+        "REQUEST_LIMITS": request_limits(params, settings["WEBUI_SECRET_KEY"]),
         "TORCHDYNAMO_DISABLE": dynamo_disabled(params),
-        "VLLM_API_KEY": key,
+        "VLLM_API_KEY": settings["API_KEY"],
         "VLLM_CPU_KVCACHE_SPACE": str(params.kv_cache_gib),
-        "VLLM_HOST_IP": "127.0.0.1",  # its processes find each other there
         "VLLM_LOGGING_COLOR": "0",
     }
-    return inherited | SETTINGS | leave_a_core(params) | own
+    return inherited(*SYSTEM, *COMPUTE) | REFUSING_PROXY | SETTINGS | leave_a_core(params) | own
