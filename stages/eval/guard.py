@@ -105,10 +105,15 @@ def run(command: list[str], variables: dict[str, str] | None) -> int:
     """
     server = subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL)
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())
-    threading.Thread(target=lambda: (os.read(0, 1), os.killpg(0, signal.SIGKILL)), daemon=True).start()
+    threading.Thread(target=_end_with_the_pipe, daemon=True).start()
     if (code := server.wait()) < 0:
         os.killpg(0, signal.SIGKILL)
     return code
+
+
+def _end_with_the_pipe() -> None:
+    os.read(0, 1)
+    os.killpg(0, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -34,9 +34,9 @@ def settings_that_are_addresses(package: Path) -> dict[str, str]:
     found = {}
     for path in package.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.Call) or not node.args or not isinstance(node.args[0], ast.Constant):
+            if not isinstance(node, ast.Call) or not node.args:
                 continue
-            name, default = node.args[0].value, " ".join(map(ast.unparse, node.args[1:]))
+            name, default = ast.unparse(node.args[0]).strip("'"), " ".join(map(ast.unparse, node.args[1:]))
             if ast.unparse(node.func) in ("os.getenv", "os.environ.get") and (
                 ADDRESS.search(name) or re.search(r"\bhttps?://", default)
             ):

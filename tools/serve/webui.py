@@ -24,7 +24,7 @@ PLUGINS = {
 }
 
 
-def webui_program(variables: dict[str, str], socket: Path, doors: dict[str, Path] | None) -> Program:
+def webui_program(variables: dict[str, str], socket: Path, doors: dict[int, Path] | None) -> Program:
     """Return the program that serves the chat page, to nginx alone: on a socket.
 
     Args:
