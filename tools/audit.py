@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import click
-import yaml
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+
+from stages.common.params import read_yaml
 
 LOCKS = ("pipeline.txt", "dev.txt", "serve.txt", "webui.txt")
 LOCKED = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^\s;\\]+)", re.MULTILINE)
@@ -85,8 +86,8 @@ def load(path: Path) -> Advisories:
         click.ClickException: not YAML, or not of the expected form.
     """
     try:
-        return Advisories.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, ValidationError) as error:
+        return Advisories.model_validate(read_yaml(path))
+    except ValidationError as error:
         raise click.ClickException(f"{path}: {str(error).splitlines()[-1].strip()}; fix the file") from None
 
 

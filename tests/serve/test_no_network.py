@@ -112,8 +112,8 @@ def test_vllm_and_the_page_have_no_network_but_loopback(served: Served) -> None:
     for pid in below(served.supervisor()):
         interfaces = re.findall(r"^ *(\S+):", Path(f"/proc/{pid}/net/dev").read_text(encoding="utf-8"), re.MULTILINE)
         line = " ".join(words(pid))
-        program = next((name for name in ("bin/vllm", "bin/uvicorn") if f"{name} " in line), None)
+        program = next((name for name in ("bin/vllm", "webui_server.py") if f"{name} " in line), None)
         if program:
             assert interfaces == ["lo"], line
             found.add(program)
-    assert found == {"bin/vllm", "bin/uvicorn"}
+    assert found == {"bin/vllm", "webui_server.py"}

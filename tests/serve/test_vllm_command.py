@@ -52,7 +52,8 @@ def test_vllm_gets_safe_variables_and_none_of_ours(monkeypatch: pytest.MonkeyPat
     assert found["VLLM_CPU_INT4_W4A8"] == "0"
     assert (found["VLLM_API_KEY"], found["HF_HUB_OFFLINE"]) == ("key", "1")
     assert found["CUDA_VISIBLE_DEVICES"] == "1"
-    assert not {"VLLM_SERVER_DEV_MODE", "PYTHONPATH", "AWS_SECRET_ACCESS_KEY"} & found.keys()
+    assert found["PYTHONPATH"] == str(ROOT / "docker" / "middleware")
+    assert not {"VLLM_SERVER_DEV_MODE", "AWS_SECRET_ACCESS_KEY"} & found.keys()
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, "1"), (2, "1"), (3, None), (64, None)])

@@ -30,7 +30,7 @@ class Served:
     """A copy of this checkout with ports of its own."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.sign_ins = folder, 0
         self.variables = {name: value for name, value in ENVIRONMENT.items() if name not in ("RUN", "PYTHONPATH")}
         self.variables |= SHELL | {"API_PORT": str(free_port()), "WEBUI_PORT": str(free_port())}
 
@@ -59,8 +59,11 @@ class Served:
         return self.endpoints()[0]["name"]
 
     def webui(self) -> httpx.Client:
-        """Sign in at the chat page."""
-        client = httpx.Client(base_url=f"http://127.0.0.1:{self.variables['WEBUI_PORT']}", timeout=60)
+        """Sign in at the chat page, each time from another address: nginx counts sign-ins."""
+        self.sign_ins += 1
+        transport = httpx.HTTPTransport(local_address=f"127.0.9.{self.sign_ins}")
+        base = f"http://127.0.0.1:{self.variables['WEBUI_PORT']}"
+        client = httpx.Client(base_url=base, transport=transport, timeout=60)
         account = {"email": self.key("ADMIN_EMAIL"), "password": self.key("ADMIN_PASSWORD")}
         token = client.post("/api/v1/auths/signin", json=account).raise_for_status().json()["token"]
         client.headers["Authorization"] = f"Bearer {token}"

@@ -7,9 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-import yaml
 from click.testing import CliRunner, Result
 
+from stages.common.params import read_yaml
 from tools import audit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,8 +129,9 @@ def test_what_pip_audit_finds_is_added_to_the_list(tmp_path: Path, database: str
     assert done.exit_code == 1, done.output
     assert "serve.txt: jinja2 3.1.2 has CVE-2024-22195 (affects <3.1.3)" in done.output
     assert text.startswith("# What is known.")
-    assert [one["package"] for one in yaml.safe_load(text)["advisories"]] == ["Some.Package", "jinja2"]
-    assert yaml.safe_load(text)["checked"].year > 2025
+    document = read_yaml(tmp_path / "advisories.yaml")
+    assert [one["package"] for one in document["advisories"]] == ["Some.Package", "jinja2"]
+    assert document["checked"].year > 2025
 
 
 @pytest.mark.slow
