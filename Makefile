@@ -37,7 +37,7 @@ override export VENV := $(abspath $(VENV))
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro stop tensorboard gate serve status logs smoke lineage card trace show-tokens images runtime verify test test-fast coverage bench bench-gpu bench-serve lint docs data import recipe lock
+.PHONY: help install repro stop tensorboard gate serve status logs smoke lineage card trace show-tokens images runtime verify test test-fast coverage bench bench-gpu bench-serve lint audit docs data import recipe lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -125,9 +125,10 @@ bench-gpu: $(VENV)/.pipeline ## measure training on models of real shapes, where
 bench-serve: $(VENV)/.pipeline ## measure what is served, by vLLM's own client (after `make serve MODELS=merged,awq`)
 	@$(WITH_ARGS) $(BIN)/python -m tools.bench.serve
 
-lint: $(VENV)/.dev ## check style, types, and that docs and dvc.yaml match the code
+lint: $(VENV)/.dev ## check style, types, that docs and dvc.yaml match the code, and locks against known vulnerabilities
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/hadolint docker/Dockerfile
 	@$(BIN)/python -m tools.docs --check
+	@$(BIN)/python -m tools.audit
 
 docs: $(VENV)/.dev ## write the generated parts of README.md, docs/ and dvc.yaml
 	@$(BIN)/python -m tools.docs
@@ -140,6 +141,9 @@ import: $(VENV)/.pipeline ## import rows into data/raw (SOURCE=file, address or 
 
 recipe: $(VENV)/.pipeline ## write the settings for a model into params.yaml (NAME=qwen2.5-0.5b, REVISION=commit); alone: list
 	@$(BIN)/python -m tools.recipe $(call given,REVISION) -- $(call plain,NAME)
+
+audit: $(VENV)/.dev ## look up the locked packages in the database of known vulnerabilities (needs the network)
+	@$(BIN)/python -m tools.audit --refresh
 
 lock: $(VENV)/.uv ## resolve the environments again into requirements/
 	@$(COMPILE) --group pipeline --group gpu -o requirements/pipeline.txt

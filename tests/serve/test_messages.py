@@ -25,7 +25,7 @@ PARAMS = load_serve_params(ROOT / "params.yaml")[0]
 TWO = PARAMS.model_copy(update={"replicas": 2})
 ONE = Endpoint("lockstep-awq-1a2b3c4d", "http://127.0.0.1:8000/v1", "models/awq", "awq", None, {})
 OTHER = ONE._replace(name="lockstep-merged-5e6f7a8b")
-HERE = {"BIND": "127.0.0.1", "WEBUI_PORT": "3000", "API_KEY": "key"}
+HERE = {"BIND": "127.0.0.1", "WEBUI_PORT": "3000", "API_KEY": "key", "WEBUI_SECRET_KEY": "secret"}
 PROBLEM = "models/awq: its md5 is 2, in dvc.lock 1; run `make repro` to restore it"
 MODEL = Model("awq", Path("models/awq"), None, "1a2b3c4d5e", [PROBLEM])
 

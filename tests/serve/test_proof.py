@@ -30,10 +30,15 @@ def test_a_model_of_the_pipeline_is_proven_and_has_its_hash_in_its_name(proven: 
     assert model.name == f"lockstep-awq-{md5[:8]}"
 
 
-@pytest.mark.parametrize("text", ["", "{", "{}\n"])
-def test_other_bytes_are_refused(proven: Path, text: str) -> None:
-    recorded = examine("awq", None).md5
+@pytest.mark.parametrize("text", ["", "{"])
+def test_a_configuration_that_is_not_json_is_refused(proven: Path, text: str) -> None:
     write(CONFIG, text)
+    assert "models/awq/config.json: not JSON" in fail_in(proven, serve.main)
+
+
+def test_other_bytes_are_refused(proven: Path) -> None:
+    recorded = examine("awq", None).md5
+    write(CONFIG, "{}\n")
     model = examine("awq", None)
     command = "dvc checkout --force models/awq"
     problem = f"models/awq: its md5 is {model.md5}, in dvc.lock {recorded}; run `{command}` to restore it"

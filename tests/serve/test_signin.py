@@ -44,7 +44,7 @@ def test_another_spelling_of_the_path_is_no_way_around(served: Served) -> None:
     transport = httpx.HTTPTransport(local_address="127.0.0.5")
     with httpx.Client(base_url=base, transport=transport, timeout=60, follow_redirects=True) as client:
         statuses = [client.post(paths[number % 4], json=account).status_code for number in range(48)]
-    passed = [status for status in statuses if status not in (404, 405, 429)]
+    passed = [status for status in statuses if status not in (403, 404, 405, 429)]
     assert len(passed) <= 16, statuses  # ten, and six a minute
 
 

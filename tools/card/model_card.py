@@ -1,5 +1,9 @@
-"""The text of the model card. The template card.md.jinja holds no figure: each comes from the run."""
+"""The text of the model card. The template card.md.jinja holds no figure: each comes from the run.
 
+Names of files and columns, and words of rows, come from strangers: nothing in them is markup in the card.
+"""
+
+import html
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,7 @@ def render_card(run: Run) -> str:
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters |= {"cell": cell, "flat": flat}
+    environment.filters |= {"cell": lambda value: as_text(cell(value)), "code": as_code, "flat": flat}
     metrics = run["metrics"]
     compared = metrics.get("compare", {})
     counts = {key: value for key, value in metrics["preprocess"].items() if key not in ("examples", "files")}
@@ -33,6 +37,16 @@ def render_card(run: Run) -> str:
         settings=settings(run),
     )
     return f"---\n{front_matter(run)}---\n{body}"
+
+
+def as_text(text: str) -> str:
+    """Write a text so that Markdown and HTML take nothing in it for markup."""
+    return html.escape(text, quote=False).replace("`", "\\`").replace("](", "]\\(")
+
+
+def as_code(text: str) -> str:
+    """Write a text for a code span, which a backtick would end, in a table, whose cells a bar would end."""
+    return " ".join(text.split()).replace("`", "'").replace("|", "\\|")
 
 
 def front_matter(run: Run) -> str:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import markdown
 import pytest
 from huggingface_hub import ModelCard
 from recorded import METRICS, Recorded, commit, run
@@ -163,3 +164,14 @@ def test_limits_of_use_follow_from_the_run(found: dict[str, Any]) -> None:
     assert "cannot show it: awq_stop_rate." in limits
     assert "failed" not in limits
     assert re.search(r"^\| awq_stop_rate \| - \| min 0.98 \| - \| not measured \|", render_card(found), re.MULTILINE)
+
+
+def test_no_name_and_no_word_of_a_row_is_markup(found: dict[str, Any]) -> None:
+    evil = "<script>alert(1)</script> [x](https://example.com) ` | <img src=x>"
+    found["data"][0] |= {"path": evil, "import": {"source": evil, "licence": evil, "revision": evil, "rows": 1}}
+    found["base"] |= {"id": evil, "architecture": evil}
+    found["metrics"]["preprocess"] |= {"details": {"unknown_role": {evil: 1}}, "unread": {evil: 1}}
+    text = render_card(found)
+    assert text.count("alert(1)") >= 7
+    page = markdown.markdown(text.split("---\n", 2)[2], extensions=["tables", "fenced_code"])
+    assert re.findall(r"<(?:script|img|a)\b", page) == []
