@@ -31,6 +31,16 @@ def test_wrong_passwords_slow_their_address_and_do_not_lock_the_owner_out(served
     assert owner.raise_for_status().json()["token"]
 
 
+def test_the_cookie_is_of_no_use_to_scripts_and_to_other_sites(served: Served) -> None:
+    answer = sign_in(served, "127.0.0.6", served.key("ADMIN_PASSWORD"))
+    cookies = answer.headers.get_list("Set-Cookie")
+    assert [cookie for cookie in cookies if cookie.startswith("token=")]
+    for cookie in cookies:
+        assert {"httponly", "samesite=strict"} <= {part.strip().lower() for part in cookie.split(";")}, cookie
+    assert answer.headers["X-Frame-Options"] == "SAMEORIGIN"  # no other site shows the page inside its own
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
 def test_many_addresses_do_not_lock_the_owner_out(served: Served) -> None:
     statuses = [sign_in(served, f"127.0.1.{number}", "wrong").status_code for number in range(1, TRIES + 1)]
     assert set(statuses) == {400}

@@ -79,6 +79,13 @@ def test_a_public_address_is_added_to_those_of_this_machine() -> None:
     )
 
 
+def test_cookies_are_sent_only_encrypted_where_users_come_by_https() -> None:
+    assert variables()["WEBUI_SESSION_COOKIE_SAME_SITE"] == "strict"
+    assert variables()["WEBUI_SESSION_COOKIE_SECURE"] == "false"
+    assert variables(WEBUI_URL="http://chat.example")["WEBUI_SESSION_COOKIE_SECURE"] == "false"
+    assert variables(WEBUI_URL="https://chat.example")["WEBUI_SESSION_COOKIE_SECURE"] == "true"
+
+
 def test_browsers_call_the_page_by_its_own_names() -> None:
     assert host_names(KEYS) == "127.0.0.1 localhost"
     more = {"BIND": "0.0.0.0", "WEBUI_URL": "https://chat.example/x", "WEBUI_HOSTS": "chat, 10.0.0.1"}

@@ -198,6 +198,16 @@ def test_an_error_is_one_line_and_changes_nothing(arguments: list[str], message:
     assert (tmp_path / "params.yaml").read_text(encoding="utf-8") == SHORT
 
 
+def test_a_recipe_cannot_run_code(tmp_path: Path) -> None:
+    shutil.copytree(RECIPES, tmp_path / "recipes")
+    (tmp_path / "params.yaml").write_text(SHORT, encoding="utf-8")
+    text = f'awq: !!python/object/apply:os.system ["touch {tmp_path}/made"]\n'
+    (tmp_path / "recipes" / "code.yaml").write_text(text, encoding="utf-8")
+    assert fail_in(tmp_path, tool.main, "code").startswith("recipes/code.yaml:1: not YAML: ")
+    assert not (tmp_path / "made").exists()
+    assert (tmp_path / "params.yaml").read_text(encoding="utf-8") == SHORT
+
+
 def test_without_a_name_the_recipes_are_listed() -> None:
     lines = succeed_in(ROOT, tool.main).splitlines()
     assert [line.split()[0] for line in lines] == sorted(path.stem for path in RECIPES.glob("*.yaml"))

@@ -18,7 +18,7 @@ from tools.common.serve_secrets import PATH, SECRETS
 from tools.serve.dozzle import write_account
 from tools.serve.params import ServeParams
 from tools.serve.vllm_command import dynamo_disabled, leave_a_core, request_limits, user_key, vllm_arguments
-from tools.serve.webui import PLUGINS, host_names
+from tools.serve.webui import PLUGINS, cookies_are_secure, host_names
 from tools.stop import PROJECT
 
 FILE = Path("docker/compose.yaml")
@@ -114,6 +114,7 @@ def variables(params: ServeParams, settings: dict[str, str], one: Endpoint) -> d
     socket = Path("/var/run/docker.sock")
     return {
         "BUILTIN_TOOLS": "true" if params.calls_tools else "false",
+        "COOKIES_SECURE": cookies_are_secure(settings),
         "KV_CACHE_GIB": str(params.kv_cache_gib),
         "MODEL_FOLDER": one.folder,
         "PAGE_HOSTS": host_names(settings),

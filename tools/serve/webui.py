@@ -76,8 +76,14 @@ def webui_variables(
         "WEBUI_SECRET_KEY": settings["WEBUI_SECRET_KEY"],
         # The addresses of the page itself; behind a public name, WEBUI_URL in .env adds that one.
         "CORS_ALLOW_ORIGIN": ";".join(filter(None, (f"http://127.0.0.1:{port}", f"http://localhost:{port}", public))),
+        "WEBUI_SESSION_COOKIE_SECURE": cookies_are_secure(settings),
         **({"WEBUI_URL": public} if public else {}),
     }
+
+
+def cookies_are_secure(settings: dict[str, str]) -> str:
+    """Tell whether browsers may send the page's cookies only encrypted: where users open it by https."""
+    return "true" if settings.get("WEBUI_URL", "").startswith("https://") else "false"
 
 
 def host_names(settings: dict[str, str]) -> str:
