@@ -117,8 +117,8 @@ def lose_half(folder: Path) -> None:
         (lambda folder: (folder / "config.json").unlink(), "/config.json: no such file or folder; run `{}` first"),
         (
             lambda folder: (folder / "config.json").write_text("{"),
-            ": cannot be loaded: It looks like the config file at '{folder}/config.json' is not a valid JSON file; "
-            "run `{}`",
+            "/config.json: not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1)); "
+            "use a model without it, or run `{}`",
         ),
         (
             lambda folder: (folder / "model.safetensors").unlink(),
