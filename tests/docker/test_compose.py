@@ -57,6 +57,8 @@ def test_every_service_is_hardened_and_published_only_to_this_machine(compose: C
             assert service["restart"] == "unless-stopped", name
     if profile == "gpu":
         assert {"vllm", "proxy", "open-webui", "page", "dozzle", "socket-proxy", "tensorboard"} == set(services)
+        assert services["socket-proxy"]["networks"].keys() == {"engine"}
+        assert {name for name, one in services.items() if "engine" in one.get("networks", ())} == {"dozzle", "socket-proxy"}
         assert services["vllm"]["deploy"]["resources"]["reservations"]["devices"][0]["driver"] == "nvidia"
 
 
@@ -185,7 +187,7 @@ def test_the_socket_proxy_answers_questions_and_refuses_changes(up: Compose) -> 
     assert done.returncode == 0, done.stderr
     code = (
         "import sys, urllib.request as u, urllib.error\n"
-        "request = u.Request('http://socket-proxy:2375' + sys.argv[2], method=sys.argv[1])\n"
+        "request = u.Request('http://127.0.0.1:2375' + sys.argv[2], method=sys.argv[1])\n"
         "try: print(u.urlopen(request, timeout=10).status)\n"
         "except urllib.error.HTTPError as error: print(error.code)\n"
     )
@@ -201,5 +203,11 @@ def test_the_socket_proxy_answers_questions_and_refuses_changes(up: Compose) -> 
         ("GET", "/containers/json/../../images/json"): "403",
     }
     for (method, path), status in asked.items():
-        shown = up("exec", "-T", "proxy", "python3", "-c", code, method, path).stdout.strip()
-        assert shown == status, (method, path)
+        line = ("exec", "-T", "socket-proxy", "python3", "-c", code, method, path)
+        assert up(*line, profile="logs", **given).stdout.strip() == status, (method, path)
+    # A chat page or a vLLM that someone has taken over cannot ask it for the logs of the others.
+    code = "import socket; socket.create_connection(('socket-proxy', 2375), timeout=5)"
+    for service in ("vllm-cpu", "open-webui", "proxy"):
+        done = up("exec", "-T", service, "python3", "-c", code)
+        assert done.returncode == 1, service
+        assert "gaierror" in done.stderr, done.stderr
