@@ -92,7 +92,7 @@ def test_a_later_version_or_an_accepted_vulnerability_is_none(tmp_path: Path) ->
 def test_a_broken_list_is_one_error_with_its_path(tmp_path: Path, text: str) -> None:
     done = run(write(tmp_path, "", text))
     assert done.exit_code == 1
-    assert done.output.startswith(f"Error: {tmp_path / 'advisories.yaml'}: ")
+    assert done.output.startswith(f"Error: {tmp_path / 'advisories.yaml'}:")
     assert len(done.output.splitlines()) == 1
 
 
