@@ -58,7 +58,8 @@ def test_every_service_is_hardened_and_published_only_to_this_machine(compose: C
     if profile == "gpu":
         assert {"vllm", "proxy", "open-webui", "page", "dozzle", "socket-proxy", "tensorboard"} == set(services)
         assert services["socket-proxy"]["networks"].keys() == {"engine"}
-        assert {name for name, one in services.items() if "engine" in one.get("networks", ())} == {"dozzle", "socket-proxy"}
+        joined = {name for name, one in services.items() if "engine" in one.get("networks", ())}
+        assert joined == {"dozzle", "socket-proxy"}
         assert services["vllm"]["deploy"]["resources"]["reservations"]["devices"][0]["driver"] == "nvidia"
 
 

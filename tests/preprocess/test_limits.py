@@ -120,6 +120,7 @@ def test_a_file_that_unpacks_to_much_is_refused(tmp_path: Path, name: str) -> No
     )
 
 
+@pytest.mark.slow
 def test_a_file_that_unpacks_to_very_many_times_its_size_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

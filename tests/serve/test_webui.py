@@ -44,6 +44,7 @@ def settings_that_are_addresses(package: Path) -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 def test_no_address_is_left_to_a_default() -> None:
     """A version of Open WebUI that adds a setting shows here: add it to docker/webui.env."""
     installed = list((ROOT / ".serve" / "webui").glob("lib/python*/site-packages/open_webui"))
