@@ -56,7 +56,8 @@ def compare_rows(spoken: list[str], contexts: list[str], seed: int) -> "tuple[li
         A key for each row, 16 bytes, equal for duplicates; and the MinHash signatures, shape (rows, ENTRIES).
     """
     texts = [normalize(text) for text in spoken]
-    salts = [int.from_bytes(blake2b(context.encode(), digest_size=8).digest()) for context in contexts]
+    known = {context: int.from_bytes(blake2b(context.encode(), digest_size=8).digest()) for context in set(contexts)}
+    salts = [known[context] for context in contexts]  # most rows have no system message, and so equal contexts
     keys = [
         blake2b(text, digest_size=16, key=salt.to_bytes(8)).digest() for text, salt in zip(texts, salts, strict=True)
     ]

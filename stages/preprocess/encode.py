@@ -30,7 +30,7 @@ def encode_rows(rows: Iterable[RowState], chat_tokenizer: ChatTokenizer, config:
         click.ClickException: a row with a drop reason that the params make an error.
     """
     waiting: deque[tuple[Batch, Future[list[Encoded]]]] = deque()
-    with ThreadPoolExecutor(1) as tokenizer:
+    with ThreadPoolExecutor(2) as tokenizer:  # one tokenizes while the other builds lists and masks
         for batch in _rendered_batches(rows, chat_tokenizer, config):
             texts = [row.rendered for row in batch if not row.drop_reason]
             waiting.append((batch, tokenizer.submit(chat.tokenize, chat_tokenizer, texts)))

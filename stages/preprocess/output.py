@@ -56,13 +56,19 @@ def write_prepared(stored: Path, facts: pa.Table, outcomes: Outcomes, names: lis
             for name in SPLITS:
                 chosen = batch.filter(pa.array(getattr(part, name)))
                 if len(chosen):
-                    texts[name].write(b"".join(chosen["text"].to_pylist()))
+                    texts[name].write(_joined(chosen["text"]))
                     ids[name].write_batch(chosen.select(tokens.SCHEMA.names))
             originals = [
                 f"{names[files[row]]}:{lines[row]}" if row >= 0 else None for row in part.duplicate_of.tolist()
             ]
             manifest.write_batch(_entries(batch, part, names, originals))
             start += len(batch)
+
+
+def _joined(texts: pa.BinaryArray) -> memoryview:
+    """Return the bytes of all values, which lie one after the other in memory."""
+    starts = np.frombuffer(texts.buffers()[1], dtype=np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    return memoryview(texts.buffers()[2])[starts[0] : starts[-1]]
 
 
 def _entries(batch: pa.RecordBatch, part: Outcomes, names: list[str], originals: list[str | None]) -> pa.RecordBatch:
