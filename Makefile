@@ -47,8 +47,8 @@ install: $(VENV)/.pipeline ## make .venv with the locked environment
 repro: $(VENV)/.pipeline ## build the model: run every stage whose inputs changed
 	@PATH="$(BIN):$$PATH" dvc repro
 
-stop: $(VENV)/.pipeline ## stop what runs in this checkout; train saves a checkpoint that `make repro` resumes from
-	@$(BIN)/python -m tools.stop
+stop: $(VENV)/.pipeline ## stop what runs here; train saves a checkpoint that `make repro` resumes from (WHAT=serve|stages|train, WAIT=60)
+	@$(BIN)/python -m tools.stop $(call given,WHAT WAIT)
 
 tensorboard: $(VENV)/.pipeline ## watch trainings at http://127.0.0.1:6006 (PORT=6006)
 	@$(BIN)/tensorboard --logdir logs --host 127.0.0.1 --port=6006 $(call given,PORT)

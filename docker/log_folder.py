@@ -15,14 +15,14 @@ from stage_variables import DETERMINISM
 
 
 @contextmanager
-def running(home: Path, stage: str) -> Iterator[None]:
-    """Hold a lock on .scratch/running/PROCESS while a stage runs. `make stop` finds the stage by it."""
+def running(home: Path, stage: str, logs: Path) -> Iterator[None]:
+    """Hold a lock on .scratch/running/PROCESS while a stage runs. `make stop` finds the stage and its logs by it."""
     folder = home / ".scratch" / "running"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / str(os.getpid())
     with path.open("w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(stage)
+        file.write(f"{stage}\n{logs}\n")
         file.flush()
         try:
             yield

@@ -1,6 +1,8 @@
-"""Callbacks of the trainer: curves, stopping on a signal, the best weights, speed on the terminal."""
+"""Callbacks of the trainer: curves, stopping on a signal, the best weights, how far the training is."""
 
+import json
 import math
+import os
 import shutil
 import signal
 import sys
@@ -19,6 +21,7 @@ from transformers import TrainerCallback
 CURVES = ("loss", "eval_loss", "learning_rate", "grad_norm", "num_input_tokens_seen")
 BEST = "best"  # folder of the best weights, beside the checkpoints
 SPEED_STEPS = 10  # steps after which the speed is printed
+SLOW_SECONDS = 5  # a first step that takes longer is printed
 
 
 class Curves(TrainerCallback):
@@ -102,20 +105,66 @@ class Best(TrainerCallback):
             control.should_training_stop = True
 
 
-class Speed(TrainerCallback):
-    """Print the speed and the time that is left, once, after a few steps."""
+class Progress(TrainerCallback):
+    """Say how far the training is: on the terminal, and in progress.json of the log folder for `make stop`."""
+
+    def __init__(self) -> None:
+        folder = os.environ.get("LOG_FOLDER")
+        self.file = Path(folder) / "progress.json" if folder else None
+        if self.file:
+            self.file.unlink(missing_ok=True)  # of an earlier run of the same name
+        self.seconds: list[float] = []  # of each step so far
+        self.doing = ""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.first = state.global_step
+        self.first = self.saved = state.global_step
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.start, self.tokens = time.monotonic(), int(state.num_input_tokens_seen)
         if state.global_step == self.first + 1:  # the first step warms up
-            self.start, self.tokens = time.monotonic(), int(state.num_input_tokens_seen)
+            self.warm = self.start, self.tokens
+        self.write(state, "step")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step != self.first + SPEED_STEPS or not state.is_world_process_zero:
+        self.seconds.append(time.monotonic() - self.start)
+        self.write(state, "step")
+        if not state.is_world_process_zero:
             return
-        seconds = (time.monotonic() - self.start) / (SPEED_STEPS - 1)
-        tokens = (int(state.num_input_tokens_seen) - self.tokens) / (SPEED_STEPS - 1)
-        left = math.ceil((state.max_steps - state.global_step) * seconds / 60)
-        tqdm.write(f"{seconds:.2f} s per step, {tokens / seconds:.0f} tokens/s, about {left} min left")
+        steps = state.global_step - self.first
+        if steps == 1 and self.seconds[0] > SLOW_SECONDS:
+            left = math.ceil((state.max_steps - state.global_step) * self.seconds[0] / 60)
+            tqdm.write(f"the first step took {self.seconds[0]:.0f} s; at most about {left} min left")
+        if steps == SPEED_STEPS:
+            seconds = (time.monotonic() - self.warm[0]) / (SPEED_STEPS - 1)
+            tokens = (int(state.num_input_tokens_seen) - self.warm[1]) / (SPEED_STEPS - 1)
+            left = math.ceil((state.max_steps - state.global_step) * seconds / 60)
+            tqdm.write(f"{seconds:.2f} s per step, {tokens / seconds:.0f} tokens/s, about {left} min left")
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.doing != "evaluation":
+            self.write(state, "evaluation")
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.saved = state.global_step
+        self.write(state, "step")
+
+    def write(self, state: Any, doing: str) -> None:
+        """Replace progress.json. It is read while this process is killed, so it is there or not, never in part."""
+        self.doing = doing
+        if self.file is None or not state.is_world_process_zero:
+            return
+        known = sorted(self.seconds[1:] or self.seconds)
+        facts = {
+            "doing": doing,
+            "done": state.global_step,
+            "saved": self.saved,
+            "steps": state.max_steps,
+            "seconds_per_step": known[len(known) // 2] if known else None,
+            "since": time.time(),
+        }
+        building = self.file.with_suffix(".new")
+        try:
+            building.write_text(json.dumps(facts), encoding="utf-8")
+            building.replace(self.file)
+        except OSError:  # a full disk; the training goes on, and its checkpoints tell of it
+            return

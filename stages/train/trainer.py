@@ -18,7 +18,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from stages.common import files
 from stages.train import checkpoints
-from stages.train.callbacks import BEST, Best, Speed
+from stages.train.callbacks import BEST, Best, Progress
 from stages.train.data import GroupedByLength, load_rows, load_train_rows, require_isolation
 from stages.train.params import TrainParams
 
@@ -71,7 +71,7 @@ def make_trainer(
         raise click.ClickException(f"{params}: train: {' '.join(str(error).split())}") from None
     if trainer.padding_free:
         require_isolation(params, trainer.model, trainer.data_collator)
-    trainer.add_callback(Speed())
+    trainer.add_callback(Progress())
     if config.keep == "best" or config.early_stopping:
         trainer.add_callback(Best(scratch / BEST, trainer.save_model, config.early_stopping))
     return trainer

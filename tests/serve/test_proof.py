@@ -76,6 +76,17 @@ def test_a_stale_pipeline_is_refused_with_its_causes(proven: Path) -> None:
     assert problem in fail_in(proven, serve.main)
 
 
+def test_while_dvc_works_the_committed_model_is_offered(proven: Path) -> None:
+    """DVC's own lock is held here as `dvc repro` holds it."""
+    from dvc.repo import Repo  # type: ignore[import-untyped]
+
+    with Repo(str(proven)).lock, pytest.raises(click.ClickException, match="DVC is at work") as raised:
+        examine("awq", None)
+    assert raised.value.message.endswith("wait until it ends, or serve what is committed: `make serve REV=HEAD`")
+    with Repo(str(proven)).lock:
+        assert examine("awq", "HEAD").problems == []
+
+
 def test_a_failed_gate_is_refused_by_name(proven: Path) -> None:
     gates = Path("metrics/gates.json")
     verdicts = json.loads(gates.read_text(encoding="utf-8"))

@@ -12,7 +12,7 @@ from stages.common.tokens import TokenRow
 from tools.common.endpoints import Endpoint
 from tools.smoke.__main__ import choose
 from tools.smoke.api import Reply
-from tools.smoke.parity import check_exact_match
+from tools.smoke.parity import check_shares
 
 ONE = Endpoint("lockstep-awq-1a2b3c4d", "http://127.0.0.1:8000/v1", "models/awq", "awq", None, {})
 TWO = ONE._replace(name="lockstep-merged-5e6f7a8b")
@@ -26,15 +26,29 @@ def test_of_several_models_one_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("right", "known", "passed"), [(50, 0.5, True), (48, 0.5, True), (47, 0.5, False), (53, 0.5, False)]
+    ("right", "known", "undecided", "passed"),
+    [
+        (50, 0.5, 0.0, True),
+        (48, 0.5, 0.0, True),
+        (47, 0.5, 0.0, False),
+        (53, 0.5, 0.0, False),
+        (45, 0.5, 0.2, True),  # two standard deviations of what 20 answers may change are 6
+        (43, 0.5, 0.2, False),
+    ],
 )
-def test_the_share_of_right_answers_is_that_of_eval_within_a_bound(
-    byte_base: Path, right: int, known: float, passed: bool
+def test_the_shares_are_those_of_eval_within_a_bound(
+    byte_base: Path, right: int, known: float, undecided: float, passed: bool
 ) -> None:
     chat_tokenizer = chat.load(byte_base)
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "yes"}]
     (encoded,) = chat.encode(chat_tokenizer, [{"messages": messages}])
     rows = [TokenRow(encoded.ids, list(encoded.mask))] * 100
-    replies = [Reply("yes" if place < right else "yes.", [], [], "stop", 0.0, 0.0) for place in range(100)]
-    verdict = check_exact_match(replies, rows, chat_tokenizer, known)
-    assert (verdict.passed, verdict.figures) == (passed, {"exact_match": right / 100})
+    replies = [
+        Reply("yes" if place < right else "yes.", [], [], "stop" if place < right else "length", 0.0, 0.0)
+        for place in range(100)
+    ]
+    verdicts = check_shares(replies, rows, chat_tokenizer, {"stop_rate": known, "exact_match": known}, undecided)
+    assert [(one.name, one.passed, one.figures) for one in verdicts] == [
+        ("stop rate", passed, {"stop_rate": right / 100}),
+        ("exact match", passed, {"exact_match": right / 100}),
+    ]

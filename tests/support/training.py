@@ -41,3 +41,12 @@ def write_tokens(path: Path, rows: list[tokens.TokenRow], batch_rows: int = 1000
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, tokens.SCHEMA) as out:
         out.write_table(table, max_chunksize=batch_rows)
     return path
+
+
+def link(folder: Path, base: Path, prepared: Path) -> Path:
+    """Give a workspace a base model and prepared rows."""
+    (folder / "models").mkdir()
+    (folder / "models" / "base").symlink_to(base)
+    (folder / "data").mkdir()
+    (folder / "data" / "prepared").symlink_to(prepared)
+    return folder

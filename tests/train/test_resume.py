@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from training import link
 
 from stages.common import files, tokens
 from stages.train import __main__ as stage
@@ -78,14 +79,6 @@ def start(processes: ForkServerContext, run: Path) -> Iterator[Callable[..., For
 def run(params: Callable[..., Path], base: Path, prepared: Path) -> Path:
     """A workspace to train in."""
     return link(params(CHANGES).parent, base, prepared)
-
-
-def link(folder: Path, base: Path, prepared: Path) -> Path:
-    (folder / "models").mkdir()
-    (folder / "models" / "base").symlink_to(base)
-    (folder / "data").mkdir()
-    (folder / "data" / "prepared").symlink_to(prepared)
-    return folder
 
 
 def outs(folder: Path) -> dict[str, str]:

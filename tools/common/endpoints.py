@@ -90,5 +90,4 @@ def require_state() -> ServeState:
 
 def is_running() -> bool:
     """Whether servers run without containers in this checkout: supervisord holds a lock as long as it lives."""
-    held = [path.read_text(encoding="utf-8") for path in stop.FOLDER.glob("*") if stop.is_held(path)]
-    return "serve" in held
+    return any(one.stage == stop.SERVE for one in stop.running())

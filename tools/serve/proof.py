@@ -12,6 +12,7 @@ import click
 
 from stages.common import model_folder
 from stages.report.gates import GATES
+from tools import stop
 from tools.common import dvc_cache, repository
 from tools.common.dvc_lock import DvcLock, read_lock
 from tools.common.recorded_run import load_run
@@ -97,6 +98,12 @@ def _stale_stages() -> Iterator[str]:
     """Tell which stages would run again, and why. `dvc status` is asked, as DVC knows the hashes of large files."""
     command = [sys.executable, "-m", "dvc", "status", "--json"]
     asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "Unable to acquire lock" in asked.stderr:
+        stages = ", ".join(one.stage for one in stop.running() if one.stage != stop.SERVE)
+        raise click.ClickException(
+            f"DVC is at work in this checkout{f' ({stages})' if stages else ''}, so what is stale is not known yet; "
+            "wait until it ends, or serve what is committed: `make serve REV=HEAD`"
+        )
     if asked.returncode:
         raise click.ClickException(f"dvc status: {asked.stderr.strip()}")
     stages = json.loads(asked.stdout)

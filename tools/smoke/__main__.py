@@ -1,9 +1,10 @@
 """Check a served model from outside, and compare it with training, with eval and with transformers.
 
 Checks health, name and keys; a chat with and without streaming, and 32 at once; the tokens that the server makes of
-val rows; greedy answers and log-probabilities against transformers on the same folder; exact match; latency and
-throughput. Writes metrics/serve.json, which is not part of the pipeline: its figures are those of this machine.
-Exits 1 when a check fails. Run it with `make smoke`, or with `docker/run --no-log python -m tools.smoke`.
+val rows; each token of greedy answers, and log-probabilities, against transformers on the same folder; the shares of
+right answers and of answers that end, against eval; latency and throughput. Writes metrics/serve.json, which is not
+part of the pipeline: its figures are those of this machine. Exits 1 when a check fails. Run it with `make smoke`, or
+with `docker/run --no-log python -m tools.smoke`.
 """
 
 import json
@@ -18,15 +19,18 @@ from stages.common import chat, files, tokens
 from stages.common.params import load_params
 from stages.common.tokens import TokenRow
 from stages.eval.params import EvalParams
-from tools.common import repository
+from stages.report import fingerprints
+from tools.common import dvc_cache, repository
 from tools.common.dvc_lock import read_lock
 from tools.common.endpoints import Endpoint, require_state
 from tools.common.recorded_run import load_run
 from tools.common.serve_secrets import load_secrets
+from tools.serve.params import load_serve_params
 from tools.smoke import api, parity
 from tools.smoke.api import Verdict
 
 if TYPE_CHECKING:
+    import torch
     from openai import OpenAI
 
 
@@ -71,8 +75,14 @@ def check(
     yield api.check_latency(one, client, questions, limit)
     yield parity.check_tokens(one, client, rows, encoded)
     replies = parity.ask_all(client, one, rows, limit)
-    yield parity.check_exact_match(replies, encoded, chat_tokenizer, eval_exact_match(one))
-    yield from parity.check_transformers(one, client, rows[:sample], encoded[:sample], replies[:sample], limit)
+    dtype = served_dtype(Path(one.folder))
+    agreement = parity.check_transformers(one, client, rows[:sample], encoded[:sample], replies[:sample], dtype)
+    yield from agreement.verdicts
+    known, problem = eval_scores(one)
+    if problem:
+        yield Verdict("eval", False, problem, {})
+    else:
+        yield from parity.check_shares(replies, encoded, chat_tokenizer, known, agreement.undecided)
 
 
 def choose(endpoints: list[Endpoint], name: str | None) -> Endpoint:
@@ -88,13 +98,35 @@ def choose(endpoints: list[Endpoint], name: str | None) -> Endpoint:
     return chosen[0]
 
 
-def eval_exact_match(one: Endpoint) -> float:
-    """Return the share of right answers that the eval stage measured for a model."""
+def eval_scores(one: Endpoint) -> tuple[dict[str, float], str]:
+    """Return what the eval stage measured for a model, and why that is not known of the model that is served."""
     if one.rev is not None:
-        scores = load_run(repository.recorded(one.rev))["metrics"][f"eval/{one.kind}"]
-    else:
-        scores = json.loads(Path(f"metrics/eval/{one.kind}.json").read_text(encoding="utf-8"))
-    return float(scores["exact_match"])
+        return load_run(repository.recorded(one.rev))["metrics"][f"eval/{one.kind}"], ""
+    path = Path(f"metrics/eval/{one.kind}.json")
+    lock, stage = read_lock(None), f"eval@{one.kind}"
+    made, judged = lock.entry(stage, "outs", path.as_posix()), lock.entry(stage, "deps", f"models/{one.kind}")
+    if not made or not judged or not path.exists():
+        return {}, f"{path}: not measured yet; run `dvc repro {stage}`"
+    served = dvc_cache.folder_md5(Path(one.folder))
+    if served != judged["md5"]:
+        return {}, f"{path}: of another model, {judged['md5'][:8]}; {served[:8]} is served; run `make repro`"
+    if fingerprints.facts(path)["md5"] != made["md5"]:
+        return {}, f"{path}: not what {stage} wrote; run `dvc repro {stage}`"
+    return json.loads(path.read_text(encoding="utf-8")), ""
+
+
+def served_dtype(folder: Path) -> "torch.dtype":
+    """Return the dtype in which vLLM computes: serve.vllm.dtype, or the model's own, with bfloat16 for float32."""
+    import torch
+
+    names = {"float": "float32", "half": "float16"}
+    name = load_serve_params(Path("params.yaml"))[0].vllm.get("dtype", "auto")
+    if name == "auto":
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        own = config.get("dtype") or config.get("torch_dtype") or "bfloat16"
+        name = "bfloat16" if own == "float32" else own
+    found: torch.dtype = getattr(torch, names.get(name, name))
+    return found
 
 
 if __name__ == "__main__":

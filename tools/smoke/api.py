@@ -95,13 +95,12 @@ def check_access(one: Endpoint, api: "OpenAI") -> Iterator[Verdict]:
 
 
 def check_chat(one: Endpoint, api: "OpenAI", rows: list[Row], limit: int) -> Iterator[Verdict]:
-    """Check a chat without and with streaming, that its answer ends by itself, and many chats at the same time."""
+    """Check a chat without and with streaming, and many chats at the same time."""
     messages = rows[0]["messages"]
     whole = api.chat.completions.create(model=one.name, messages=messages, temperature=0, max_tokens=limit)
     choice = whole.choices[0]
     answer = (choice.message.content or "").strip()
     yield Verdict("chat", bool(answer), repr(answer), {})
-    yield Verdict("stop", choice.finish_reason == "stop", f"finish_reason is {choice.finish_reason}", {})
     streamed = ask(api, one.name, rows[0], limit)
     same = streamed.text.strip() == answer
     yield Verdict("streaming", same, f"{len(streamed.ids)} tokens, {'the same' if same else 'another'} answer", {})
