@@ -36,7 +36,7 @@ class AwqParams(Section):
     """params.yaml: awq."""
 
     scheme: Literal["W4A16_ASYM", "W4A16", "FP8_DYNAMIC", "W8A8"]
-    group_size: PositiveInt | None
+    group_size: PositiveInt | Literal["auto"] | None
     duo_scaling: bool | Literal["both"] | None
     smoothing_strength: float | None = Field(ge=0, le=1)
     ignore: list[Annotated[str, AfterValidator(_compiles)]]

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+LARGEST_GROUP = 128  # that of llm-compressor's presets
+
+
 class Expected(NamedTuple):
     """What the quantised model must hold: the names of its quantised layers, and the bytes of all its tensors."""
 
@@ -69,7 +72,7 @@ def plan_scheme(network: "PreTrainedModel", config: AwqParams) -> tuple[list[Any
     layers = select_layers(network, config)
     scheme = preset_name_to_scheme(config.scheme, targets=["Linear"])
     if config.group_size:
-        scheme.weights.group_size = config.group_size  # the presets know 128 only
+        scheme.weights.group_size = choose_group_size(input_widths(layers), config.group_size)  # presets: 128 only
     quantization = {"config_groups": {"group_0": scheme}, "ignore": config.ignore}
     if config.scheme == "W8A8":
         idle = idle_in_smoothquant(network, set(layers))
@@ -92,22 +95,46 @@ def select_layers(network: "PreTrainedModel", config: AwqParams) -> dict[str, "L
     """Select the linear layers that must be quantised, by name.
 
     Raises:
-        click.ClickException: no layer is left, or awq.group_size does not divide the input width of a layer.
+        click.ClickException: no layer is left, or awq.group_size does not fit the input width of a layer.
     """
     from compressed_tensors.utils import match_named_modules
 
     layers = dict(match_named_modules(network, ["Linear"], config.ignore))
     if not layers:
         raise click.ClickException("awq.ignore: no linear layer is left to quantise; remove entries")
-    for name, layer in layers.items():
-        if config.group_size and layer.in_features % config.group_size:
-            common = math.gcd(*(layer.in_features for layer in layers.values()))
-            sizes = [str(2**power) for power in range(5, common.bit_length()) if common % 2**power == 0]
-            raise click.ClickException(
-                f"awq.group_size: {config.group_size} does not divide the input width of {name} "
-                f"({layer.in_features}); use a divisor of all widths, such as {', '.join(sizes or [str(common)])}"
-            )
+    if config.group_size:
+        choose_group_size(input_widths(layers), config.group_size)
     return layers
+
+
+def input_widths(layers: "dict[str, Linear]") -> dict[str, int]:
+    """Return the input width of each layer."""
+    return {name: layer.in_features for name, layer in layers.items()}
+
+
+def choose_group_size(widths: dict[str, int], wanted: int | str) -> int:
+    """Return the number of weights per scale.
+
+    Args:
+        widths: the input width of each layer, by name.
+        wanted: awq.group_size: `auto` for the largest of 128, 64 and 32 that divides all widths.
+
+    Raises:
+        click.ClickException: the width of a layer is not a multiple of it, or of 32 for `auto`.
+    """
+    common = math.gcd(*widths.values())
+    sizes = [2**power for power in range(5, common.bit_length()) if common % 2**power == 0]
+    if wanted == "auto" and (fitting := [size for size in sizes if size <= LARGEST_GROUP]):
+        return fitting[-1]
+    size = 32 if wanted == "auto" else int(wanted)
+    for name, width in widths.items():
+        if width % size:
+            others = ", ".join(map(str, sizes or [common]))
+            raise click.ClickException(
+                f"awq.group_size: {size} does not divide the input width of {name} ({width}); use auto or a divisor "
+                f"of all widths, such as {others}"
+            )
+    return size
 
 
 def layer_bytes(weight: "torch.Tensor", scheme: "QuantizationScheme") -> int:

@@ -27,12 +27,12 @@ W8A8: dict[str, Any] = {
         (
             {"awq.group_size": 96},
             "awq.group_size: 96 does not divide the input width of model.layers.0.self_attn.q_proj (128); "
-            "use a divisor of all widths, such as 32, 64, 128",
+            "use auto or a divisor of all widths, such as 32, 64, 128",
         ),
         (
             {"awq.group_size": 96, "awq.ignore": ["lm_head", "re:.*(q|k|v|o|gate|up)_proj$"]},
             "awq.group_size: 96 does not divide the input width of model.layers.0.mlp.down_proj (256); "
-            "use a divisor of all widths, such as 32, 64, 128, 256",
+            "use auto or a divisor of all widths, such as 32, 64, 128, 256",
         ),
         (
             {"awq.ignore": ["re:*down_proj"]},
