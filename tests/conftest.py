@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from recorded import Recorded
     from suite import Once
 
-pytest.register_assert_rewrite("accounting")
-pytest_plugins = ["containers", "noisy_model", "preparing", "proving", "serving", "suite"]
+pytest.register_assert_rewrite("accounting", "page_doors")
+pytest_plugins = ["containers", "folder_readers", "noisy_model", "preparing", "proving", "serving", "suite"]
 
 
 @pytest.fixture

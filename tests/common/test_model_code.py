@@ -8,28 +8,15 @@ from typing import Any
 
 import click
 import pytest
-from recorded import LIMITS, write_metrics
+from folder_readers import READERS
 
-from stages.awq import __main__ as awq
 from stages.common import model_folder
 from stages.common.model_folder import QUANTISED, find_code
-from stages.eval import __main__ as eval
-from stages.merge import __main__ as merge
-from stages.report import __main__ as report
 from stages.train import __main__ as train
 from tools.common import dvc_cache
 from tools.serve import snapshot
 from tools.serve.proof import Model, examine_folder
 
-# The stages, each with a folder in models/ that it reads.
-READERS = {
-    ("train", "base"): (train.main, ()),
-    ("merge", "base"): (merge.main, ()),
-    ("merge", "adapter"): (merge.main, ()),
-    ("awq", "merged"): (awq.main, ()),
-    ("eval", "awq"): (eval.main, ("--model", "models/awq", "--metrics", "x.json", "--answers", "x.jsonl")),
-    ("report", "awq"): (report.main, ()),
-}
 # Of each file: what it must not hold, and a part of the message.
 FOREIGN: dict[str, tuple[str, dict[str, Any], str]] = {
     "code of the model": ("config.json", {"auto_map": {"AutoConfig": "configuration_x.X"}}, "auto_map: names Python"),
@@ -69,23 +56,13 @@ def change(path: Path, values: dict[str, Any]) -> None:
     path.write_text(json.dumps(known | values), encoding="utf-8")
 
 
-@pytest.fixture
-def run(params: Callable[..., Path], workspace: Path, scored: Path, tmp_path: Path) -> Path:
-    """Copy the outputs of every stage (`scored` runs them), so that a test can change them."""
-    params(LIMITS)
-    for name in ("data", "models", "requirements"):
-        shutil.copytree(workspace / name, tmp_path / name)
-    write_metrics(tmp_path, {})
-    return tmp_path
-
-
 @pytest.mark.parametrize("reader", READERS, ids="-".join)
 def test_every_stage_refuses_code_and_does_not_run_it(
-    run: Path, fail: Callable[..., str], reader: tuple[str, str]
+    outputs: Path, fail: Callable[..., str], reader: tuple[str, str]
 ) -> None:
     """The code is no file of the folder, which would be refused for that, but in the cache of an earlier download."""
     main, arguments = READERS[reader]
-    path = run / "models" / reader[1] / "tokenizer_config.json"
+    path = outputs / "models" / reader[1] / "tokenizer_config.json"
     change(path, {"auto_map": {"AutoTokenizer": ["owner/name--trap.Trap", None]}})
     message = fail(main, *arguments)
     assert message == (
@@ -112,9 +89,9 @@ def test_what_is_not_part_of_the_libraries_is_refused(base: Path, tmp_path: Path
 
 
 def test_an_adapter_to_start_from_must_not_name_code(
-    run: Path, params: Callable[..., Path], fail: Callable[..., str], adapter: Path
+    outputs: Path, params: Callable[..., Path], fail: Callable[..., str], adapter: Path
 ) -> None:
-    start = shutil.copytree(adapter, run / "data" / "start" / "theirs")
+    start = shutil.copytree(adapter, outputs / "data" / "start" / "theirs")
     change(start / "tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["trap.Trap", None]}})
     params({"train.resume_from": "theirs"})
     assert fail(train.main).startswith("data/start/theirs/tokenizer_config.json: auto_map: names Python code")

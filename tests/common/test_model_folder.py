@@ -7,24 +7,10 @@ from pathlib import Path
 
 import click
 import pytest
-from recorded import LIMITS, write_metrics
+from folder_readers import READERS
 
-from stages.awq import __main__ as awq
 from stages.common import model_folder
-from stages.eval import __main__ as eval
-from stages.merge import __main__ as merge
-from stages.report import __main__ as report
 from stages.train import __main__ as train
-
-# The stages, each with a folder in models/ that it reads.
-READERS = {
-    ("train", "base"): (train.main, ()),
-    ("merge", "base"): (merge.main, ()),
-    ("merge", "adapter"): (merge.main, ()),
-    ("awq", "merged"): (awq.main, ()),
-    ("eval", "awq"): (eval.main, ("--model", "models/awq", "--metrics", "x.json", "--answers", "x.jsonl")),
-    ("report", "awq"): (report.main, ()),
-}
 
 
 class Trap:
@@ -34,43 +20,33 @@ class Trap:
         return (open, ("sprung", "w"))
 
 
-@pytest.fixture
-def run(params: Callable[..., Path], workspace: Path, scored: Path, tmp_path: Path) -> Path:
-    """Copy the outputs of every stage (`scored` runs them), so that a test can change them."""
-    params(LIMITS)
-    for name in ("data", "models", "requirements"):
-        shutil.copytree(workspace / name, tmp_path / name)
-    write_metrics(tmp_path, {})
-    return tmp_path
-
-
 @pytest.mark.parametrize("reader", READERS, ids="-".join)
-def test_every_stage_refuses_a_pickle(run: Path, fail: Callable[..., str], reader: tuple[str, str]) -> None:
+def test_every_stage_refuses_a_pickle(outputs: Path, fail: Callable[..., str], reader: tuple[str, str]) -> None:
     main, arguments = READERS[reader]
-    planted = run / "models" / reader[1] / "pytorch_model.bin"
+    planted = outputs / "models" / reader[1] / "pytorch_model.bin"
     planted.write_bytes(pickle.dumps(Trap()))
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    before = {path: path.read_bytes() for path in outputs.rglob("*") if path.is_file()}
     message = fail(main, *arguments)
     assert message.startswith(f"models/{reader[1]}/pytorch_model.bin: unsupported file type")
     assert "`dvc repro" in message
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert {path: path.read_bytes() for path in outputs.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize("reader", READERS, ids="-".join)
 def test_every_stage_refuses_a_link_to_a_file_outside(
-    run: Path, fail: Callable[..., str], reader: tuple[str, str]
+    outputs: Path, fail: Callable[..., str], reader: tuple[str, str]
 ) -> None:
     main, arguments = READERS[reader]
-    config = next((run / "models" / reader[1]).glob("*config.json"))
-    config.rename(run / "elsewhere.json")
-    config.symlink_to(run / "elsewhere.json")
-    assert fail(main, *arguments).startswith(f"{config.relative_to(run)}: links to {run / 'elsewhere.json'}")
+    config = next((outputs / "models" / reader[1]).glob("*config.json"))
+    config.rename(outputs / "elsewhere.json")
+    config.symlink_to(outputs / "elsewhere.json")
+    assert fail(main, *arguments).startswith(f"{config.relative_to(outputs)}: links to {outputs / 'elsewhere.json'}")
 
 
-def test_links_inside_a_folder_and_to_a_folder_are_allowed(run: Path) -> None:
-    (run / "models" / "base" / "again.json").symlink_to("config.json")
-    (run / "linked").symlink_to(run / "models" / "base")
-    model_folder.require(run / "linked", "dvc repro base")
+def test_links_inside_a_folder_and_to_a_folder_are_allowed(outputs: Path) -> None:
+    (outputs / "models" / "base" / "again.json").symlink_to("config.json")
+    (outputs / "linked").symlink_to(outputs / "models" / "base")
+    model_folder.require(outputs / "linked", "dvc repro base")
 
 
 @pytest.mark.parametrize(
@@ -85,12 +61,12 @@ def test_a_file_of_another_type_is_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_an_adapter_to_start_from_must_not_be_a_pickle(
-    run: Path, params: Callable[..., Path], fail: Callable[..., str], adapter: Path
+    outputs: Path, params: Callable[..., Path], fail: Callable[..., str], adapter: Path
 ) -> None:
-    start = run / "data" / "start" / "theirs"
+    start = outputs / "data" / "start" / "theirs"
     shutil.copytree(adapter, start)
     (start / "adapter_model.safetensors").unlink()
     (start / "adapter_model.bin").write_bytes(pickle.dumps(Trap()))
     params({"train.resume_from": "theirs"})
     assert fail(train.main).startswith("data/start/theirs: ")
-    assert not (run / "sprung").exists()
+    assert not (outputs / "sprung").exists()
