@@ -37,7 +37,7 @@ def load_benchmarks(folder: Path, size: int) -> Benchmarks:
     """
     benchmarks = Benchmarks(size, set(), set())
     for path in data_files(folder, required=False):
-        for row in read_rows(path):
+        for row in read_rows(path, folder=folder):
             for text in strings(row.values, names=False):
                 words = _words(text)
                 if 0 < len(words) < size:

@@ -84,7 +84,7 @@ def check_rows(
     in_wanted_language = language_check(config.languages)
     huge = HUGE * config.max_length
     for source in sources:
-        for raw_row in read_rows(source.path, source.params, source.reading.unread):
+        for raw_row in read_rows(source.path, source.params, source.reading.unread, source.folder):
             row = RowState(source, raw_row.line)
             try:
                 if raw_row.drop_reason:

@@ -1,15 +1,17 @@
 """Parquet rows: read batch by batch, after another process has decoded the file within a bound of memory."""
 
+import io
+import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import click
 
-from stages.preprocess.limits import row_bytes
+from stages.preprocess.limits import Unpacked, row_bytes
 from stages.preprocess.params import FileParams
 from stages.preprocess.row_values import RawRow
 
@@ -57,16 +59,15 @@ def parquet_rows(path: Path, stream: BinaryIO, params: FileParams) -> Iterator[R
     import pyarrow as pa
     from pyarrow import parquet
 
+    packed = isinstance(stream, Unpacked)
     with tempfile.TemporaryFile() as file:  # Parquet is read from its end, and a compressed stream cannot seek
-        if stream.seekable():
-            with path.open("rb") as plain:
-                _check(path, plain, params)
-        else:
+        if packed:
             while chunk := stream.read(CHUNK):
                 file.write(chunk)
             file.flush()
-            _check(path, file, params)
-        opened = parquet.ParquetFile(stream if stream.seekable() else file)
+        plain = file if packed else io.BufferedReader(cast(io.RawIOBase, stream))  # reads whole, as Arrow expects it
+        _check(path, plain.fileno(), params)
+        opened = parquet.ParquetFile(plain)
         nested = any(pa.types.is_nested(kind) for kind in opened.schema_arrow.types)
         number = 0
         for batch in opened.iter_batches(BATCH):
@@ -81,11 +82,12 @@ def parquet_rows(path: Path, stream: BinaryIO, params: FileParams) -> Iterator[R
                     yield RawRow(number, None, "wrong_type", str(error).splitlines()[0][:80] if str(error) else "")
 
 
-def _check(path: Path, file: Any, params: FileParams) -> None:
-    """Decode a file in another process, which may take LONGEST times max_row_mib."""
-    number, most = file.fileno(), LONGEST * row_bytes(params)
+def _check(path: Path, number: int, params: FileParams) -> None:
+    """Decode an open file in another process, which may take LONGEST times max_row_mib."""
+    most = LONGEST * row_bytes(params)
     command = [sys.executable, "-c", CHECK, str(number), str(most), str(BATCH)]
     code = subprocess.run(command, pass_fds=[number], capture_output=True, check=False).returncode
+    os.lseek(number, 0, os.SEEK_SET)  # both processes share the position
     if code == 3 or code < 0:
         size = f"{LONGEST * params.max_row_mib:g} MiB"
         problem = f"{BATCH} rows take more than {size}" if code == 3 else f"reading it ends in signal {-code}"

@@ -18,6 +18,7 @@ import click
 from stages.preprocess.csv_rows import csv_rows
 from stages.preprocess.json_rows import json_rows
 from stages.preprocess.limits import Unpacked, bounded_lines, row_bytes, too_long
+from stages.preprocess.opening import open_file
 from stages.preprocess.params import FileParams
 from stages.preprocess.parquet_rows import parquet_rows
 from stages.preprocess.row_values import RawRow
@@ -43,24 +44,29 @@ def file_kind(path: Path) -> str:
     return f".{suffix.split('.')[1]}"
 
 
-def read_rows(path: Path, params: FileParams = DEFAULT, unread: Counter[str] | None = None) -> Iterator[RawRow]:
+def read_rows(
+    path: Path, params: FileParams = DEFAULT, unread: Counter[str] | None = None, folder: Path | None = None
+) -> Iterator[RawRow]:
     """Read the rows of a file, one at a time.
 
     Args:
         path: a file with one of the SUFFIXES.
         params: how to read it.
         unread: gets the keys of a JSON object that stand beside its rows.
+        folder: where the file has to be, see opening.py; None: anywhere.
 
     Raises:
-        click.ClickException: the file is empty or damaged, or it or a row is too long. The message has the line.
+        click.ClickException: the file is empty, damaged, no file or elsewhere, or it or a row is too long. The
+            message has the line.
     """
     import pyarrow as pa
 
     count = 0
     try:
         packed = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix.lower())
-        with cast(BinaryIO, pa.input_stream(str(path), compression=packed)) as stream:
-            for row in _rows_of_kind(path, stream, params, Counter() if unread is None else unread):
+        with open_file(path, folder) as file:
+            stream = pa.input_stream(file, compression=packed) if packed else file
+            for row in _rows_of_kind(path, cast(BinaryIO, stream), params, Counter() if unread is None else unread):
                 count += 1
                 yield row
     except UnicodeDecodeError as error:  # in Parquet: a column name

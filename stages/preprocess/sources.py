@@ -1,6 +1,9 @@
 """Sources: the files of data/raw that preprocess reads, with the format and the columns of each."""
 
 import difflib
+import os
+import stat
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from itertools import islice
 from pathlib import Path
@@ -17,6 +20,7 @@ from stages.preprocess.columns import (
     match_columns,
     missing_answer,
 )
+from stages.preprocess.opening import require_file, require_inside
 from stages.preprocess.params import FileParams, PreprocessParams
 from stages.preprocess.readers import KINDS, file_kind, read_rows
 
@@ -28,6 +32,7 @@ class Source(NamedTuple):
 
     Attributes:
         number: its position among the files that are read.
+        folder: data/raw.
         path: the file.
         name: its path in the folder, with `/`; a row id is this name and the row's line.
         reading: format and columns.
@@ -35,6 +40,7 @@ class Source(NamedTuple):
     """
 
     number: int
+    folder: Path
     path: Path
     name: str
     reading: Reading
@@ -48,27 +54,53 @@ def data_files(folder: Path, *, required: bool = True) -> list[Path]:
 
     Raises:
         click.ClickException: the folder has no data files although they are `required`, a file has an unsupported
-            type or a name that cannot be printed, or a link leads out of the folder or to nothing.
+            type or a name that cannot be printed or is no file, a folder cannot be read, or a link leads out of the
+            folder or to nothing.
     """
+    if folder.is_symlink():
+        raise click.ClickException(
+            f"{folder}: a link to {folder.readlink()}, whose files would be missing elsewhere; make it a folder"
+        )
     found = []
-    for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
-        name = path.relative_to(folder)
-        if any(part.startswith(".") for part in name.parts) or path.suffix == ".dvc" or path.name == "README.md":
+    for path in sorted(_entries(folder)):
+        if path.suffix == ".dvc" or path.name == "README.md":
             continue
-        if not name.as_posix().isprintable():
-            raise click.ClickException(f"{folder}: {name.as_posix()!a}: the name cannot be printed; rename the file")
-        if path.is_symlink():
-            _check_link(path, folder)
-        if path.is_file():
+        name = path.relative_to(folder).as_posix()
+        if not name.isprintable():
+            raise click.ClickException(f"{folder}: {name!a}: the name cannot be printed; rename the file")
+        try:
+            if path.is_symlink():
+                _check_link(path, folder)
+            mode = path.stat().st_mode
+        except OSError as error:
+            raise _unreadable(path, error) from None
+        if not stat.S_ISDIR(mode):
             file_kind(path)
+            require_file(path, mode)
             found.append(path)
     if required and not found:
         raise click.ClickException(f"{folder}: no data files; put {', '.join(KINDS)} files in it")
     return found
 
 
+def _entries(folder: Path) -> Iterator[Path]:
+    """Yield what is below a folder, if it exists; nothing hidden."""
+
+    def refuse(error: OSError) -> None:
+        if Path(error.filename) != folder or not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise _unreadable(error.filename, error)
+
+    for parent, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(parent, name) for name in (*folders, *names) if not name.startswith("."))
+
+
+def _unreadable(path: Path | str, error: OSError) -> click.ClickException:
+    return click.ClickException(f"{path}: cannot be read ({error.strerror}); check its owner")
+
+
 def _check_link(path: Path, folder: Path) -> None:
-    """Refuse a link that git and DVC would not bring to another machine. DVC's own links lead to its cache."""
+    """Refuse a link to a folder, to nothing or out of the folder."""
     try:
         target = path.resolve(strict=True)
     except (OSError, RuntimeError):  # nothing there, or links in a circle
@@ -77,10 +109,7 @@ def _check_link(path: Path, folder: Path) -> None:
         ) from None
     if target.is_dir():
         raise click.ClickException(f"{path}: a link to a folder, which is not followed; move the files here")
-    if folder.resolve() not in target.parents and not {".dvc", "cache"} < set(target.parts):
-        raise click.ClickException(
-            f"{path}: a link out of {folder}, whose file would be missing elsewhere; copy the file here"
-        )
+    require_inside(path, target, folder)
 
 
 def find_sources(folder: Path, config: PreprocessParams) -> list[Source]:
@@ -100,7 +129,7 @@ def find_sources(folder: Path, config: PreprocessParams) -> list[Source]:
     read = {path: name for path, name in found.items() if any(_fits(name, pattern) for pattern in config.read)}
     if not read:
         raise click.ClickException(f"preprocess.read: empty; name the files of {folder} to read, or ['*'] for all")
-    return [_source(number, path, name, config.files) for number, (path, name) in enumerate(read.items())]
+    return [_source(number, folder, path, name, config.files) for number, (path, name) in enumerate(read.items())]
 
 
 def file_params(name: str, by_pattern: dict[str, FileParams]) -> FileParams:
@@ -113,7 +142,7 @@ def _fits(name: str, pattern: str) -> bool:
     return fnmatch(name, pattern) or fnmatch(name.rpartition("/")[2], pattern)
 
 
-def _source(number: int, path: Path, name: str, by_pattern: dict[str, FileParams]) -> Source:
+def _source(number: int, folder: Path, path: Path, name: str, by_pattern: dict[str, FileParams]) -> Source:
     params = file_params(name, by_pattern)
     where = f"preprocess.files: {name}: columns"
     known = {
@@ -122,7 +151,7 @@ def _source(number: int, path: Path, name: str, by_pattern: dict[str, FileParams
     for column in params.columns:
         if column not in known:
             raise click.ClickException(f"{where}: {column}: unknown; known are {', '.join(sorted(known))}")
-    sample = Sample(row.values for row in islice(read_rows(path, params), ROWS_TO_TRY))
+    sample = Sample(row.values for row in islice(read_rows(path, params, folder=folder), ROWS_TO_TRY))
     present = sample.present
     wanted = params.format or detect_format(sample.first, params.columns) or detect_format(present, params.columns)
     reading = match_columns(present, params.columns, wanted) if wanted else None
@@ -141,7 +170,7 @@ def _source(number: int, path: Path, name: str, by_pattern: dict[str, FileParams
             raise click.ClickException(absent_column(name, column, actual, reading))
     reading.awaited = set(params.columns.values()) - set(present)
     reading.numbers = sample.mostly_numbers(reading)
-    return Source(number, path, name, reading, params)
+    return Source(number, folder, path, name, reading, params)
 
 
 def absent_column(name: str, column: str, actual: str, reading: Reading) -> str:

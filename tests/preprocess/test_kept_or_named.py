@@ -308,8 +308,8 @@ def test_links_are_read_where_they_stay_in_the_folder_and_named_elsewhere(
         (raw / "c.jsonl").symlink_to(target)
         assert fail(stage.main, "--base", byte_base) == f"data/raw/c.jsonl: {problem}"
         (raw / "c.jsonl").unlink()
-    cache = folder / ".dvc" / "cache" / "files" / "md5" / "ab"
-    cache.mkdir(parents=True)
-    (cache / "cdef").write_text(GOOD, encoding="utf-8")
-    (raw / "c.jsonl").symlink_to(cache / "cdef")  # as DVC makes them with `cache.type symlink`
+    cached = folder / ".dvc" / "cache" / "files" / "md5" / "ab" / ("c" * 30)
+    cached.parent.mkdir(parents=True)
+    cached.write_text(GOOD, encoding="utf-8")
+    (raw / "c.jsonl").symlink_to(cached)  # as DVC makes them with `cache.type symlink`
     succeed(stage.main, "--base", byte_base)

@@ -90,9 +90,11 @@ def facts(record: Record, manifest: Path, lock: DvcLock) -> Iterator[tuple[str, 
 
 def raw_row(record: Record) -> Iterator[tuple[str, str]]:
     """Yield a dropped row as data/raw has it, if the row is still there; of a longer text the first line."""
-    path = Path("data/raw", record["file"])
+    folder = Path("data/raw")
+    path = folder / record["file"]
     files = load_params(Path("params.yaml"), "preprocess", PreprocessParams).files
-    for row in read_rows(path, file_params(record["file"], files)) if path.exists() else ():
+    params = file_params(record["file"], files)
+    for row in read_rows(path, params, folder=folder) if path.exists() else ():
         if row.line == record["line"]:
             yield from shortened([("raw row", json.dumps(row.values, ensure_ascii=False, default=str))])
             return
