@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from needs import missing, servable
+from needs import servable
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "docker" / ".env.example"
@@ -117,32 +116,6 @@ def test_the_api_answers_to_the_key_and_only_on_the_named_paths(up: Compose, api
     wish = {"model": "awq", "prompt": "apple", "max_tokens": 4, "logprobs": 2, "prompt_logprobs": 0}
     assert api.post("/v1/completions", json=wish).status_code == 200  # it must not need a compiler
     assert api.post("/v1/completions", json=wish | {"n": 9}).status_code == 400
-
-
-@pytest.fixture
-def outside() -> Iterator[tuple[str, int]]:
-    """A listener on another machine: in a network namespace, with an address that this machine has a route to."""
-    if os.getuid() != 0 or not shutil.which("ip"):
-        missing("not root, or no iproute2: run `sudo .ci/engine make test ARGS=tests/docker/test_compose.py`")
-    name, ours, theirs = "lockstep-outside", "198.18.7.1", "198.18.7.2"
-    ip("netns", "add", name)
-    try:
-        ip("link", "add", "lsoutside0", "type", "veth", "peer", "name", "lsoutside1", "netns", name)
-        ip("address", "add", f"{ours}/30", "dev", "lsoutside0")
-        ip("link", "set", "lsoutside0", "up")
-        ip("-n", name, "address", "add", f"{theirs}/30", "dev", "lsoutside1")
-        ip("-n", name, "link", "set", "lsoutside1", "up")
-        command = ["ip", "netns", "exec", name, sys.executable, "-m", "http.server", "8000", "--bind", theirs]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        yield theirs, 8000
-        process.kill()
-        process.wait()
-    finally:
-        ip("netns", "delete", name)
-
-
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
 
 
 def test_no_service_reaches_another_machine(up: Compose, outside: tuple[str, int], images: dict[str, str]) -> None:

@@ -33,7 +33,9 @@ def test_a_model_of_the_pipeline_is_proven_and_has_its_hash_in_its_name(proven: 
 @pytest.mark.parametrize("text", ["", "{"])
 def test_a_configuration_that_is_not_json_is_refused(proven: Path, text: str) -> None:
     write(CONFIG, text)
-    assert "models/awq/config.json: not JSON" in fail_in(proven, serve.main)
+    message = fail_in(proven, serve.main)
+    assert message.startswith(f"models/awq/config.json:1:{len(text) + 1}: not JSON (")
+    assert message.endswith("; get the model again with `make repro`")
 
 
 def test_other_bytes_are_refused(proven: Path) -> None:

@@ -5,7 +5,7 @@ import runpy
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -65,3 +65,31 @@ def containers(checkout: Path) -> Callable[[], list[str]]:
     """List the containers of the checkout, in any state."""
     command = ["docker", "ps", "--all", "--format", "{{.Names}}", "--filter", f"label=lockstep.home={checkout}"]
     return lambda: subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
+@pytest.fixture(scope="module")
+def outside() -> Iterator[tuple[str, int]]:
+    """A listener on another machine: in a network namespace, with an address that this machine has a route to."""
+    if os.getuid() != 0 or not shutil.which("ip"):
+        missing("not root, or no iproute2: run `sudo .ci/engine make test ARGS=tests/docker`")
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    name, near, far = f"lockstep-outside-{worker}", f"lsnear{worker}", f"lsfar{worker}"
+    ours, theirs = (f"198.18.7.{4 * worker + place}" for place in (1, 2))
+    ip("netns", "add", name)
+    try:
+        ip("link", "add", near, "type", "veth", "peer", "name", far, "netns", name)
+        ip("address", "add", f"{ours}/30", "dev", near)
+        ip("link", "set", near, "up")
+        ip("-n", name, "address", "add", f"{theirs}/30", "dev", far)
+        ip("-n", name, "link", "set", far, "up")
+        command = ["ip", "netns", "exec", name, sys.executable, "-m", "http.server", "8000", "--bind", theirs]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        yield theirs, 8000
+        process.kill()
+        process.wait()
+    finally:
+        ip("netns", "delete", name)
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)
