@@ -78,8 +78,8 @@ def check(name: str, folder: Path) -> None:
     """Fail unless the files of the model `name` can be used here.
 
     Raises:
-        click.ClickException: no safetensors weights, no configuration or tokenizer, or the configuration names
-            code that is not part of the libraries.
+        click.ClickException: no safetensors weights, no configuration or tokenizer, or the configuration is damaged
+            or names code that is not part of the libraries.
     """
     if not any(folder.glob("*.safetensors")):
         raise click.ClickException(f"base.id: {name} has no safetensors weights; choose a revision that has them")
@@ -87,5 +87,5 @@ def check(name: str, folder: Path) -> None:
         if not (folder / needed).exists():
             raise click.ClickException(f"base.id: {name} has no {needed}; choose a revision that has it")
     for path in sorted(folder.iterdir()):
-        if problem := model_folder.find_code(path):
-            raise click.ClickException(f"base.id: {name}: {path.name}: {problem}; choose another model")
+        shown = f"base.id: {name}: {path.name}"
+        model_folder.refuse_code(path, shown, "choose another revision", "choose another model")

@@ -47,25 +47,44 @@ def require(folder: Path, command: str) -> None:
                 f"{path}: unsupported file type in a model folder (a pickle or code can run anything); delete it, or "
                 f"run `{command}`"
             )
-        if problem := find_code(path):
-            raise click.ClickException(f"{path}: {problem}; use a model without it, or run `{command}`")
+        refuse_code(
+            path, str(path), f"get the model again with `{command}`", f"use a model without it, or run `{command}`"
+        )
 
 
-def find_code(path: Path) -> str:
-    """Return what a JSON file of a model names that is not part of the libraries; "" if there is nothing.
+def refuse_code(path: Path, name: str, again: str, instead: str) -> None:
+    """Fail when a JSON file of a model is damaged, or names what is not part of the libraries.
 
     Args:
         path: a file of the model. Those that are no configuration have no problem.
+        name: what the message calls it.
+        again: the next step when it is damaged.
+        instead: the next step when it names code.
+
+    Raises:
+        click.ClickException: the problem and the next step.
     """
     if path.is_dir() or not path.name.endswith(("config.json", ".index.json")):
-        return ""
+        return
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (RecursionError, ValueError) as error:
-        return f"not JSON ({error})"
+        raise click.ClickException(f"{name}{_damage(error)}; {again}") from None
     if path.name.endswith(".index.json"):
-        return _foreign_weights(content)
-    return next((problem for key, value in _pairs(content) if (problem := _foreign(key, value))), "")
+        problem = _foreign_weights(content)
+    else:
+        problem = next((found for key, value in _pairs(content) if (found := _foreign(key, value))), "")
+    if problem:
+        raise click.ClickException(f"{name}: {problem}; {instead}")
+
+
+def _damage(error: RecursionError | ValueError) -> str:
+    """Say where a file is not JSON, after its name."""
+    if isinstance(error, json.JSONDecodeError):
+        return f":{error.lineno}:{error.colno}: not JSON ({error.msg})"
+    if isinstance(error, UnicodeDecodeError):
+        return f": not UTF-8 ({error.reason} at byte {error.start})"
+    return ": a number is too long or the nesting too deep"
 
 
 def _pairs(value: Any) -> Iterator[tuple[str, Any]]:

@@ -36,8 +36,8 @@ def check_settings(
     if start and not any(start.glob("*.safetensors")):
         raise click.ClickException(f"{start}: no safetensors weights, and pickles are never loaded; convert them")
     for path in sorted(start.rglob("*.json")) if start else []:
-        if problem := model_folder.find_code(path):
-            raise click.ClickException(f"{path}: {problem}; name another folder in train.resume_from")
+        other = "name another folder in train.resume_from"
+        model_folder.refuse_code(path, str(path), f"fetch the adapter again, or {other}", other)
     if lora is None:
         return
     model = without_weights(params, base)

@@ -117,8 +117,8 @@ def lose_half(folder: Path) -> None:
         (lambda folder: (folder / "config.json").unlink(), "/config.json: no such file or folder; run `{}` first"),
         (
             lambda folder: (folder / "config.json").write_text("{"),
-            "/config.json: not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1)); "
-            "use a model without it, or run `{}`",
+            "/config.json:1:2: not JSON (Expecting property name enclosed in double quotes); get the model again "
+            "with `{}`",
         ),
         (
             lambda folder: (folder / "model.safetensors").unlink(),

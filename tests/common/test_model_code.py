@@ -11,7 +11,7 @@ import pytest
 from folder_readers import READERS
 
 from stages.common import model_folder
-from stages.common.model_folder import QUANTISED, find_code
+from stages.common.model_folder import QUANTISED, refuse_code
 from stages.train import __main__ as train
 from tools.common import dvc_cache
 from tools.serve import snapshot
@@ -113,11 +113,29 @@ def test_it_is_not_served_either(base: Path, tmp_path: Path, monkeypatch: pytest
     assert words in raised.value.message
 
 
-@pytest.mark.parametrize("content", ["{", "[" * 100_000, '{"a":' * 900 + "1" + "}" * 900])
-def test_what_is_no_configuration_is_one_line_or_none(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", ":1:1: not JSON (Expecting value)"),
+        (b'{\n  "a": 1,\n  "b"\n}', ":4:1: not JSON (Expecting ':' delimiter)"),
+        (b'{"a": 1} {', ":1:10: not JSON (Extra data)"),
+        (b'{"a": "\xff"}', ": not UTF-8 (invalid start byte at byte 7)"),
+        (b"[" * 100_000, ": a number is too long or the nesting too deep"),
+        (b"1" * 5000, ": a number is too long or the nesting too deep"),
+    ],
+)
+def test_a_damaged_configuration_is_one_line(base: Path, tmp_path: Path, content: bytes, problem: str) -> None:
+    folder = shutil.copytree(base, tmp_path / "model")
+    (folder / "config.json").write_bytes(content)
+    with pytest.raises(click.ClickException) as raised:
+        model_folder.require(folder, "dvc repro base")
+    assert raised.value.message == f"{folder}/config.json{problem}; get the model again with `dvc repro base`"
+
+
+def test_a_deep_configuration_is_read(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
-    path.write_text(content, encoding="utf-8")
-    assert find_code(path)[:8] in ("", "not JSON")
+    path.write_text('{"a":' * 900 + "1" + "}" * 900, encoding="utf-8")
+    refuse_code(path, "config.json", "", "")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +150,7 @@ def test_what_is_no_configuration_is_one_line_or_none(tmp_path: Path, content: s
 )
 def test_usual_models_pass(tmp_path: Path, values: dict[str, Any]) -> None:
     change(tmp_path / "config.json", values)
-    assert find_code(tmp_path / "config.json") == ""
+    refuse_code(tmp_path / "config.json", "config.json", "", "")
 
 
 @pytest.mark.slow

@@ -278,8 +278,8 @@ def test_an_adapter_of_another_kind_is_refused(refuse: Callable[..., str], adapt
         assert message in refuse({"train.resume_from": "mine"})
     (start / "adapter_config.json").write_text("{", encoding="utf-8")
     assert refuse({"train.resume_from": "mine"}) == (
-        "data/start/mine/adapter_config.json: not JSON (Expecting property name enclosed in double quotes: line 1 "
-        "column 2 (char 1)); name another folder in train.resume_from"
+        "data/start/mine/adapter_config.json:1:2: not JSON (Expecting property name enclosed in double quotes); "
+        "fetch the adapter again, or name another folder in train.resume_from"
     )
 
 
