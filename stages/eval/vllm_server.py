@@ -1,4 +1,4 @@
-"""Start and stop vLLM's server on a free port of the loopback interface.
+"""Start and stop vLLM's server, without a network where the system allows that, behind a free port of loopback.
 
 vLLM runs in an environment of its own, since it cannot share the pipeline's: the folder that VLLM_VENV names, else
 .serve/vllm. Used by vllm_backend.py; tools/serve starts the server that users see with the same settings.
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from httpx import Client
 
 NAME = "model"  # the served model's name
+SOCKET = "vllm.sock"
 START_SECONDS = 1800.0  # three processes import vLLM one after the other; then it reads the weights
 STOP_SECONDS = 60.0
 CPUINFO = Path("/proc/cpuinfo")
@@ -88,14 +89,19 @@ def start(folder: Path, seed: int) -> Iterator["Client"]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    address = ("--host", "127.0.0.1", "--port", str(port), "--served-model-name", NAME, "--seed", str(seed))
+    alone = guard.can_leave_network()
+    if not alone and len(socket.if_nameindex()) > 1:  # a container has loopback only
+        click.echo("note: this system does not let vLLM run without a network; its settings keep it off others")
     variables = {"VLLM_CPU_KVCACHE_SPACE": "1"} | inherited(*SYSTEM, *COMPUTE, "VLLM_CPU_KVCACHE_SPACE")
     variables |= SETTINGS | REFUSING_PROXY
     variables["PATH"] = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
     with (
-        running([str(command), "serve", str(folder), *address, *FLAGS], variables, log) as process,
+        tempfile.TemporaryDirectory() as private,
+        running([*_command(command, folder, private, seed), *FLAGS], variables, log, alone=alone) as process,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=None) as client,
     ):
+        # lm-evaluation-harness needs a port.
+        guard.open_doors([[str(port), f"{private}/{SOCKET}"]])
         wait_until_ready(process, client, log)
         try:
             yield client
@@ -103,19 +109,27 @@ def start(folder: Path, seed: int) -> Iterator["Client"]:
             raise click.ClickException(f"{log}: vLLM ended ({error}; {last_error(log)}); read this log") from None
 
 
+def _command(vllm: Path, folder: Path, private: str, seed: int) -> list[str]:
+    named = ("--served-model-name", NAME, "--seed", str(seed))
+    return [str(vllm), "serve", str(folder), "--uds", f"{private}/{SOCKET}", *named]
+
+
 @contextmanager
-def running(command: list[str], variables: dict[str, str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+def running(
+    command: list[str], variables: dict[str, str], log: Path, *, alone: bool = False
+) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a program, and end it and its children when the block ends, or when SIGTERM or SIGKILL ends this process.
 
     Args:
         command: the program and its arguments.
         variables: its whole environment.
         log: the file that gets its output.
+        alone: run it without a network, see guard.py.
     """
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, guard.__file__, "--", *command],
+            [sys.executable, guard.__file__, *(["--alone"] if alone else []), "--", *command],
             env=variables,
             stdin=subprocess.PIPE,
             stdout=output,

@@ -1,7 +1,10 @@
-"""vLLM's server: it and its children end with the stage, however the stage ends."""
+"""vLLM's server: it ends with the stage, however the stage ends, knows no secret, and reaches nothing."""
 
 import json
+import os
 import platform
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,9 +14,11 @@ from pathlib import Path
 
 import click
 import pytest
-from processes import alive
+from needs import missing
+from processes import alive, below, words
+from traced import STRACE, attempts, require_strace
 
-from stages.eval import vllm_server
+from stages.eval import guard, vllm_server
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -114,3 +119,27 @@ def test_vllm_knows_nothing_of_the_shell(tmp_path: Path, monkeypatch: pytest.Mon
     assert not set(secrets) & found.keys()
     assert (found["MKL_CBWR"], found["HF_HUB_OFFLINE"], found["VLLM_CPU_KVCACHE_SPACE"]) == ("x", "1", "1")
     assert found["HTTPS_PROXY"] == found["https_proxy"] == "http://127.0.0.1:9"
+
+
+def test_vllm_reaches_nothing_and_does_not_try(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path(os.environ.get("VLLM_VENV", ROOT / ".serve" / "vllm")) / "bin" / "vllm"
+    if not real.exists():
+        missing("serving")
+    require_strace()
+    program, trace = tmp_path / "venv" / "bin" / "vllm", tmp_path / "trace"
+    program.parent.mkdir(parents=True)
+    program.write_text(f'#!/bin/sh\nexec {shlex.join([*STRACE, str(trace), str(real)])} "$@"\n', encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("VLLM_VENV", str(tmp_path / "venv"))
+    monkeypatch.setenv("LOG_FOLDER", str(tmp_path))
+    with vllm_server.start(base, 1) as client:
+        body = {"model": vllm_server.NAME, "prompt": [[5, 6, 7]], "max_tokens": 4}
+        assert client.post("/v1/completions", json=body).is_success
+        started = [pid for pid in below(os.getpid()) if str(real) in words(pid)]
+        networks = [Path(f"/proc/{pid}/net/dev").read_text(encoding="utf-8") for pid in started]
+    seen = trace.read_text(encoding="utf-8")
+    assert "sa_family=" in seen  # connections to sockets of this machine
+    assert attempts(seen) == []
+    assert networks
+    if guard.can_leave_network():
+        assert [re.findall(r"^ *(\S+):", text, re.MULTILINE) for text in networks] == [["lo"]] * len(networks)

@@ -4,28 +4,19 @@ import configparser
 import json
 import re
 import shlex
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from needs import missing
 from processes import below, until, words
 from serving import Served
+from traced import STRACE, attempts, require_strace
 
 from stages.eval import guard
 
 pytestmark = pytest.mark.slow
-CALLS = "trace=connect,sendto,sendmsg,sendmmsg"
-LOOPBACK = re.compile(r'inet_addr\("127\.|"(::ffff:127\.|::1")')
-
-
-def attempts(trace: str) -> list[str]:
-    """Find the calls that would send something to another machine, or ask a name server, which may be on this one."""
-    asked = [line for line in trace.splitlines() if "sa_family=AF_INET" in line or "io.systemd.Resolve" in line]
-    return [line for line in asked if "htons(53)" in line or not LOOPBACK.search(line)]
 
 
 def test_an_attempt_is_found_in_a_trace() -> None:
@@ -42,8 +33,7 @@ def test_an_attempt_is_found_in_a_trace() -> None:
 @pytest.fixture
 def page(served: Served, tmp_path: Path) -> Iterator[tuple[httpx.Client, Path]]:
     """The chat page as supervisord starts it, but without nginx in front, with chats of its own, and traced."""
-    if not shutil.which("strace"):
-        missing("strace")
+    require_strace()
     config = configparser.RawConfigParser()
     config.read(served.folder / ".serve" / "supervisord.conf")
     socket, variables, trace = tmp_path / "page.sock", tmp_path / "variables.json", tmp_path / "trace"
@@ -54,7 +44,7 @@ def page(served: Served, tmp_path: Path) -> Iterator[tuple[httpx.Client, Path]]:
     replaced = {"open-webui.sock": str(socket), "open-webui.json": str(variables)}
     line = shlex.split(config["program:open-webui"]["command"])
     line = [next((new for old, new in replaced.items() if word.endswith(old)), word) for word in line]
-    command = ["strace", "--follow-forks", "--seccomp-bpf", "-e", CALLS, "-s", "0", "-o", str(trace), *line]
+    command = [*STRACE, str(trace), *line]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
             command, cwd=served.folder, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
