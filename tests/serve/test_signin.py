@@ -47,6 +47,17 @@ def test_many_addresses_do_not_lock_the_owner_out(served: Served) -> None:
     assert sign_in(served, "127.0.0.4", served.key("ADMIN_PASSWORD")).is_success
 
 
+def test_a_new_password_is_long(served: Served) -> None:
+    """Guesses from many addresses are slowed one by one only."""
+    admin = served.webui()
+    account = {"name": "Ann", "email": "ann@localhost", "role": "user"}
+    answer = admin.post("/api/v1/auths/add", json=account | {"password": "elevenchars"})
+    assert answer.status_code == 400
+    assert "12 characters or more" in answer.json()["detail"]
+    added = admin.post("/api/v1/auths/add", json=account | {"password": "twelve chars"}).raise_for_status().json()
+    admin.delete(f"/api/v1/users/{added['id']}").raise_for_status()
+
+
 def test_another_spelling_of_the_path_is_no_way_around(served: Served) -> None:
     base = f"http://127.0.0.1:{served.variables['WEBUI_PORT']}"
     account = {"email": served.key("ADMIN_EMAIL"), "password": "wrong"}
