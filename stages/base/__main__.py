@@ -1,4 +1,4 @@
-"""Download the base model at a pinned commit of the Hugging Face Hub, or build the tiny one without a network.
+"""Download the base model at a pinned commit of the Hugging Face Hub, convert a GGUF file, or build the tiny model.
 
 First stage: writes models/base with weights, tokenizer, chat template and manifest.json. Run it with
 `dvc repro base`, or alone with `python -m stages.base`.
@@ -7,10 +7,11 @@ First stage: writes models/base with weights, tokenizer, chat template and manif
 import json
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import click
 
-from stages.base import hub
+from stages.base import gguf, hub
 from stages.base.params import BaseParams
 from stages.base.tiny_model import build_tiny
 from stages.common import chat, chat_template, files
@@ -26,11 +27,17 @@ def main(params: Path, out: Path) -> None:
 
     # Inputs
     pin = hub.pinned(params, config) if config.source == "hub" else None
+    if config.source == "gguf":
+        gguf.require_pinned(params, config.gguf)
 
     with files.fresh_folder(out) as folder:
         # Work
+        origin: dict[str, Any] = {"id": "lockstep/tiny"}
         if pin:
             hub.download(*pin, folder)
+            origin = {"id": pin[0], "revision": pin[1]}
+        elif config.source == "gguf":
+            origin = gguf.make(config.gguf, folder)
         else:
             build_tiny(config.tiny, folder)
 
@@ -38,11 +45,7 @@ def main(params: Path, out: Path) -> None:
         set_chat_template(config, folder)
         set_stop_token(config, folder)
         chat.load(folder)
-        manifest = {
-            "id": pin[0] if pin else "lockstep/tiny",
-            "revision": pin[1] if pin else files.digest(folder),
-            "files": files.hashes(folder),
-        }
+        manifest = {"revision": files.digest(folder), "files": files.hashes(folder)} | origin
         files.write_json(folder / "manifest.json", manifest)
     click.echo(f"{manifest['id']} at {manifest['revision']}: {files.size_bytes(out)} bytes of weights in {out}")
 

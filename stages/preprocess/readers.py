@@ -10,6 +10,7 @@ import io
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -65,8 +66,9 @@ def read_rows(
     try:
         packed = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix.lower())
         with open_file(path, folder) as file:
-            stream = pa.input_stream(file, compression=packed) if packed else file
-            for row in _rows_of_kind(path, cast(BinaryIO, stream), params, Counter() if unread is None else unread):
+            stream = cast(BinaryIO, pa.input_stream(file, compression=packed) if packed else file)
+            rows = _rows_of_kind(path, stream, params, Counter() if unread is None else unread)
+            for row in islice(rows, params.rows):
                 count += 1
                 yield row
     except UnicodeDecodeError as error:  # in Parquet: a column name

@@ -72,8 +72,8 @@ def settings(run: Run) -> dict[str, Any]:
     """Return the params of a run without the gates, which have their own table, and without unused ones of `base`."""
     params = params_of(run)
     params.pop("gates", None)
-    if params["base.source"] == "hub":
-        params.pop("base.tiny", None)
+    for section in {"tiny", "gguf"} - {params["base.source"]}:
+        params.pop(f"base.{section}", None)
     return flat(params)
 
 
