@@ -28,9 +28,11 @@ def main(gates: Path, lineage: Path) -> None:
     rows = [("gate", "value", "limit", "margin", "verdict")]
     for name in GATES:
         verdict = verdicts[name]
-        measured = ["-", "-"] if verdict["value"] is None else [f"{verdict[key]:g}" for key in ("value", "margin")]
-        word = "FAILED" if not verdict["passed"] else "not measured" if verdict["value"] is None else "passed"
-        rows.append((name, measured[0], f"{verdict['bound']} {verdict['limit']:g}", measured[1], word))
+        value, margin = ("-" if verdict[key] is None else f"{verdict[key]:g}" for key in ("value", "margin"))
+        limit = "-" if verdict["limit"] is None else f"{verdict['bound']} {verdict['limit']:g}"
+        unmeasured = "not judged" if verdict["limit"] is None else "not measured" if verdict["value"] is None else ""
+        word = unmeasured or ("passed" if verdict["passed"] else "FAILED")
+        rows.append((name, value, limit, margin, word))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         click.echo("  ".join(f"{text:{width}}" for text, width in zip(row, widths, strict=True)).rstrip())

@@ -1,7 +1,9 @@
 """Quantise the merged model, by default to 4-bit weights with AWQ, and check that the files hold what they should.
 
-Fifth stage: reads models/merged and data/prepared/calibration.arrow, and writes models/awq in the compressed-tensors
-format, which vLLM and transformers load. Run it with `dvc repro awq`, or alone with `python -m stages.awq`.
+Fifth stage: reads models/base, models/adapter and data/prepared/calibration.arrow, and writes models/awq in the
+compressed-tensors format, which vLLM and transformers load. It adds the adapter in float32: models/merged is rounded,
+and gives the other files. Then it compares the result with base + adapter on the val rows of the merge stage. Run it
+with `dvc repro awq`, or alone with `python -m stages.awq`.
 """
 
 import os
@@ -11,17 +13,21 @@ from pathlib import Path
 import click
 
 from stages.awq.calibration import read_calibration
-from stages.awq.model import load_model, load_outline, save_model
+from stages.awq.model import load_merged, load_model, load_outline, save_model
 from stages.awq.params import AwqParams
 from stages.awq.schemes import check_layers, plan_scheme
 from stages.awq.verify import verify_model
-from stages.common import device, files, model_folder
+from stages.common import agreement, device, files, model_folder, tokens
 from stages.common.params import load_params
 
 
 @click.command(help=__doc__)
 @click.option("--params", type=click.Path(path_type=Path), default="params.yaml", show_default=True)
+@click.option("--base", type=click.Path(path_type=Path), default="models/base", show_default=True)
+@click.option("--adapter", type=click.Path(path_type=Path), default="models/adapter", show_default=True)
 @click.option("--model", type=click.Path(path_type=Path), default="models/merged", show_default=True)
+@click.option("--val", type=click.Path(path_type=Path), default="data/prepared/val.arrow", show_default=True)
+@click.option("--merge", type=click.Path(path_type=Path), default="metrics/merge.json", show_default=True)
 @click.option(
     "--calibration",
     "arrow",
@@ -31,17 +37,32 @@ from stages.common.params import load_params
 )
 @click.option("--out", type=click.Path(path_type=Path), default="models/awq", show_default=True)
 @click.option("--metrics", type=click.Path(path_type=Path), default="metrics/awq.json", show_default=True)
-def main(params: Path, model: Path, arrow: Path, out: Path, metrics: Path) -> None:
+def main(
+    params: Path,
+    base: Path,
+    adapter: Path,
+    model: Path,
+    val: Path,
+    merge: Path,
+    arrow: Path,
+    out: Path,
+    metrics: Path,
+) -> None:
     # Params
     config = load_params(params, "awq", AwqParams)
 
     # Inputs
-    model_folder.require(model, "dvc repro merge")
+    for folder, command in ((base, "dvc repro base"), (adapter, "dvc repro train"), (model, "dvc repro merge")):
+        model_folder.require(folder, command)
+    merged_scores = files.read_json(merge)
     check_layers(load_outline(model, "dvc repro merge"), config, params)  # before the weights are read
     rows, samples = read_calibration(arrow, config)
-    network = load_model(model, "dvc repro merge")
+    val_rows = tokens.read(val, merged_scores["rows"])
+    full = agreement.is_full(adapter)
+    network = load_model(adapter, "dvc repro train") if full else load_model(base, "dvc repro base")
     recipe, expected = plan_scheme(network, config)
     stored = network.dtype
+    network = load_merged(network, adapter)
 
     chosen = device.choose()
     click.echo(f"device: {chosen.name}, {chosen.dtype}: {chosen.reason}")
@@ -53,9 +74,9 @@ def main(params: Path, model: Path, arrow: Path, out: Path, metrics: Path) -> No
         IntermediatesCache.pin_memory = lambda *args, **kwargs: None
 
     with files.fresh_folder(out) as folder:
-        # Work: the weights stay on the CPU, and one layer at a time is copied to the GPU
+        # Work, in float32: the weights stay on the CPU, and one layer at a time is copied to the GPU
         oneshot(
-            model=network.to(chosen.dtype),
+            model=network,
             dataset=samples,
             recipe=recipe,
             num_calibration_samples=len(rows),
@@ -72,8 +93,18 @@ def main(params: Path, model: Path, arrow: Path, out: Path, metrics: Path) -> No
             if (model / name).exists():
                 shutil.copyfile(model / name, folder / name)
         scores = verify_model(folder, expected, rows, before, chosen.name)
+        found = agreement.compare(
+            lambda: agreement.load_trained(base, adapter, chosen),
+            {"awq": lambda: agreement.load(folder, chosen)},
+            val_rows,
+            config.batch_size,
+            folder,
+        )["awq"]
         size, merged_size = files.size_bytes(folder), files.size_bytes(model)
         scores |= {
+            **found,
+            "kept": agreement.kept(found["kl_mean"], merged_scores["kl_base_mean"]),
+            "rows": len(val_rows),
             "calibration_rows": len(rows),
             "size_bytes": size,
             "merged_size_bytes": merged_size,
@@ -81,6 +112,7 @@ def main(params: Path, model: Path, arrow: Path, out: Path, metrics: Path) -> No
         }
         files.write_json(metrics, scores)
     click.echo(f"{scores['quantized_modules']} linear layers quantised; {merged_size} bytes before, {size} after")
+    click.echo(f"KL {found['kl_mean']} from base + adapter; {scores['kept']} of the fine-tuning kept")
 
 
 if __name__ == "__main__":

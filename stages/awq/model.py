@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stages.common import files
+from stages.common.agreement import is_full
 from stages.common.batches import answer_logits, padded
 from stages.common.tokens import TokenRow
 
@@ -36,6 +37,23 @@ def load_outline(folder: Path, command: str) -> "PreTrainedModel":
 
     with _loading(folder, command), torch.device("meta"):
         return transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(folder))
+
+
+def load_merged(network: "PreTrainedModel", adapter: Path) -> "PreTrainedModel":
+    """Add the adapter to the base model in float32.
+
+    What models/merged stores is rounded: that would cost a part of a small adapter before quantisation begins.
+
+    Args:
+        network: the base model, or the one that a full fine-tuning left.
+        adapter: its adapter, or the folder of that model.
+    """
+    network = network.float()
+    if is_full(adapter):
+        return network
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(network, adapter).merge_and_unload().eval()
 
 
 def load_model(folder: Path, command: str) -> "PreTrainedModel":
@@ -100,7 +118,10 @@ def save_model(
     from compressed_tensors.quantization.utils import is_module_quantized
     from llmcompressor import reset_session
 
-    set_onload_device(remove_dispatch(network).to(stored), device)
+    network = remove_dispatch(network)
+    for layer in filter(is_module_quantized, network.modules()):
+        round_weights(layer, stored)
+    set_onload_device(network.to(stored), device)
     for layer in filter(is_module_quantized, network.modules()):
         # Its forward rounds the weight in place, and would copy it from the host again before it computes.
         layer.forward = disable_offloading()(layer.forward)
@@ -109,6 +130,19 @@ def save_model(
         network.save_pretrained(folder, save_compressed=True)
     reset_session()  # it holds the model
     return before
+
+
+def round_weights(layer: "torch.nn.Module", stored: "torch.dtype") -> None:
+    """Round the float32 weights of a layer to its 4 or 8 bits, with the scales as they are stored.
+
+    Otherwise its weights would be rounded to the stored dtype first, and to their bits after that. The numbers of the
+    few bits are far enough apart that the stored dtype does not change them.
+    """
+    from compressed_tensors.quantization import fake_quantize
+
+    scale = layer.weight_scale.data.to(stored).float()
+    how = layer.quantization_scheme.weights
+    layer.weight.data = fake_quantize(layer.weight.data.float(), scale, layer.weight_zero_point.data, how)
 
 
 def log_probabilities(network: "PreTrainedModel", rows: list[TokenRow]) -> "torch.Tensor":

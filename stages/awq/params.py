@@ -42,6 +42,7 @@ class AwqParams(Section):
     ignore: list[Annotated[str, AfterValidator(_compiles)]]
     samples: PositiveInt
     max_seq_length: PositiveInt
+    batch_size: PositiveInt
     use_loss_mask: bool
 
     @field_validator("group_size", "duo_scaling", "smoothing_strength", "use_loss_mask")

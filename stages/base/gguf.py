@@ -214,7 +214,9 @@ def convert(file: Path, config: GgufParams, entries: dict[str, Any], folder: Pat
         problem = (str(error) or type(error).__name__).splitlines()[0]
         raise click.ClickException(f"base.gguf.file: {file.name}: transformers cannot read it ({problem})") from None
     if found["missing_keys"]:
-        raise click.ClickException(f"base.gguf.file: {file.name}: no {min(found['missing_keys'])}; the file is broken")
+        raise click.ClickException(
+            f"base.gguf.file: {file.name}: no {min(found['missing_keys'])}; the file is broken"
+        )
     known = loaded.config.to_dict()
     for key in ("_name_or_path", "_model_name_or_path", "quantization_config"):  # the folder's name, and GGUF itself
         known.pop(key, None)

@@ -42,7 +42,7 @@ def main(params: Path, scores: Path, metrics: Path, answers: Path, html: Path) -
         f"{one}_{other}": compare_pair(
             [row[one] for row in rows], [row[other] for row in rows], config.score, bootstrap
         )
-        for one, other in (("merged", "base"), ("awq", "merged"))
+        for one, other in (("merged", "base"), ("awq", "merged"), ("awq", "base"))
     }
 
     # Outputs

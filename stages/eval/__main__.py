@@ -16,7 +16,7 @@ from stages.common.chat import ChatTokenizer
 from stages.common.params import load_params
 from stages.common.tokens import TokenRow
 from stages.eval import transformers_backend, vllm_backend
-from stages.eval.answers import score_loss, score_rows, summarize
+from stages.eval.answers import fitting_share, score_loss, score_rows, summarize
 from stages.eval.lm_eval_tasks import TaskScores, find_tasks, run_tasks
 from stages.eval.params import EvalParams
 
@@ -55,9 +55,12 @@ def main(params: Path, model: Path, val: Path, token_file: Path, general: Path, 
             task_scores = run_tasks(tasks, wrapped, config.task_rows, config.task_chat_template, config.seed)
 
     # Outputs
-    scored = score_rows(rows, encoded, losses, completions, chat_tokenizer)
+    scored = score_rows(rows, encoded, losses, completions, chat_tokenizer, config.answer.pattern)
     general_scored = [score_loss(text, loss) for text, loss in zip(texts, text_losses, strict=True)]
-    total = summarize(scored, general_scored) | {"tasks": task_scores.tasks, "tasks_mean": task_scores.mean}
+    fitting = fitting_share(
+        [tokens for row, tokens in zip(rows, encoded, strict=True) if "messages" in row], config.max_new_tokens
+    )
+    total = summarize(scored, general_scored, fitting) | {"tasks": task_scores.tasks, "tasks_mean": task_scores.mean}
     files.write_texts({metrics: files.dump_json(total), answers: files.dump_rows(scored)})
     click.echo(
         f"{model}: exact match {total['exact_match']}, perplexity {total['perplexity']}, general perplexity "

@@ -9,6 +9,8 @@ import re
 from types import SimpleNamespace
 from typing import Any
 
+import click
+
 from stages.common import chat
 from stages.common.chat import ChatTokenizer, Row
 from stages.common.scores import ANSWER_SCORES, AnswerRow
@@ -21,6 +23,7 @@ def score_rows(
     losses: list[float],
     completions: list[list[int]],
     chat_tokenizer: ChatTokenizer,
+    pattern: str | None = None,
 ) -> list[AnswerRow]:
     """Score every val row.
 
@@ -30,6 +33,10 @@ def score_rows(
         losses: nats, summed over each row's tokens in the loss.
         completions: the model's new tokens, for the conversations only.
         chat_tokenizer: the tokenizer and template of the model.
+        pattern: eval.answer.pattern.
+
+    Raises:
+        click.ClickException: the pattern is in no reference.
     """
     asked = [place for place, row in enumerate(rows) if "messages" in row]
     completed = dict(zip(asked, completions, strict=True))
@@ -45,8 +52,13 @@ def score_rows(
                 "answer": answer,
                 "stopped": stopped,
             }
-            found |= score_answer(expected, answer)
+            found |= score_answer(expected, answer, pattern)
         scored.append(found | score_loss(tokens, loss))
+    if pattern and asked and not any("extracted_reference" in row for row in scored):
+        raise click.ClickException(
+            f"eval.answer.pattern: {pattern}: in no reference answer, such as {scored[asked[0]]['reference'][-60:]!r}; "
+            "correct it, or set it to null"
+        )
     return scored
 
 
@@ -56,12 +68,17 @@ def reference(row: TokenRow, chat_tokenizer: ChatTokenizer) -> str:
     So a tool call is text in the template's own notation, and an empty think block that the template adds is part of
     the reference. Stop tokens and blanks at the end are left out: TRL's templates put a newline after the stop token.
     """
-    end = len(row.mask) - row.mask[::-1].index(1)
-    start = end - [*row.mask[:end][::-1], 0].index(0)
+    start, end = last_run(row)
     ids = row.ids[start:end]
     while ids and (ids[-1] in chat_tokenizer.stop_ids or not chat_tokenizer.tokenizer.decode(ids[-1:]).strip()):
         ids.pop()
     return chat_tokenizer.tokenizer.decode(ids).strip()
+
+
+def last_run(row: TokenRow) -> tuple[int, int]:
+    """Find the last run of tokens in the loss: its first token, and the one after it."""
+    end = len(row.mask) - row.mask[::-1].index(1)
+    return end - [*row.mask[:end][::-1], 0].index(0), end
 
 
 def decode_answer(ids: list[int], chat_tokenizer: ChatTokenizer) -> tuple[str, bool]:
@@ -70,27 +87,50 @@ def decode_answer(ids: list[int], chat_tokenizer: ChatTokenizer) -> tuple[str, b
     return chat_tokenizer.tokenizer.decode(ids[: stops[0]] if stops else ids), bool(stops)
 
 
-def score_answer(expected: str, answer: str) -> AnswerRow:
+def extract(text: str, pattern: str) -> str | None:
+    """Return what a pattern finds last in a text: its first group that took part, or all of it; None if nothing."""
+    found = None
+    for found in re.finditer(pattern, text):
+        pass
+    if found is None:
+        return None
+    return next((group for group in found.groups() if group is not None), found[0]).strip()
+
+
+def score_answer(expected: str, answer: str, pattern: str | None = None) -> AnswerRow:
     """Compare an answer with its reference; what equals it scores 1 throughout.
+
+    Args:
+        expected: the reference.
+        answer: the model's.
+        pattern: of both, exact_match and normalized_exact_match compare only what the pattern finds last. A reference
+            in which it finds nothing is compared whole.
 
     Returns:
         From 0 to 1: `exact_match`, apart from blanks at both ends; `normalized_exact_match`, which ignores case,
         punctuation, articles and the kind of blanks, as SQuAD does (https://arxiv.org/abs/1606.05250); `rouge_l`, the
         F-measure over words (https://aclanthology.org/W04-1013); `chrf`, over character 1- to 6-grams with beta 2
-        (https://aclanthology.org/W15-3049).
+        (https://aclanthology.org/W15-3049). With a pattern also `extracted_reference` and `extracted`, what it found.
     """
+    whole = answer.strip() == expected.strip()
+    wanted = extract(expected, pattern) if pattern else None
+    if pattern and wanted is not None:
+        got = extract(answer, pattern)
+        same = {} if got is None else score_answer(wanted, got)
+        names = ("exact_match", "normalized_exact_match")
+        extracted = {name: same.get(name, False) for name in names}
+        return score_answer(expected, answer) | extracted | {"extracted_reference": wanted, "extracted": got}
     from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
     from sacrebleu.metrics.chrf import CHRF
     from transformers.data.metrics.squad_metrics import normalize_answer
 
-    exact = answer.strip() == expected.strip()
     normalized = normalize_answer(expected)  # empty for "A", which must not match "the"
     rouge = RougeScorer(["rougeL"], tokenizer=SimpleNamespace(tokenize=split_words))
     return {
-        "exact_match": exact,
-        "normalized_exact_match": exact or (normalized != "" and normalize_answer(answer) == normalized),
-        "rouge_l": 1.0 if exact else round(rouge.score(expected, answer)["rougeL"].fmeasure, 6),
-        "chrf": 1.0 if exact else round(CHRF().sentence_score(answer, [expected]).score / 100, 6),
+        "exact_match": whole,
+        "normalized_exact_match": whole or (normalized != "" and normalize_answer(answer) == normalized),
+        "rouge_l": 1.0 if whole else round(rouge.score(expected, answer)["rougeL"].fmeasure, 6),
+        "chrf": 1.0 if whole else round(CHRF().sentence_score(answer, [expected]).score / 100, 6),
     }
 
 
@@ -104,12 +144,23 @@ def score_loss(row: TokenRow, loss: float) -> AnswerRow:
     return {"loss": round(loss, 6), "tokens": sum(row.mask[1:])}
 
 
-def summarize(rows: list[AnswerRow], general: list[AnswerRow]) -> dict[str, Any]:
+def fitting_share(encoded: list[TokenRow], limit: int) -> float | None:
+    """Return the share of reference answers that fit in `limit` new tokens, with the stop token; None if there are none.
+
+    Args:
+        encoded: tokens and loss masks of the conversations.
+        limit: eval.max_new_tokens.
+    """
+    return mean([last_run(row)[1] - last_run(row)[0] <= limit for row in encoded])
+
+
+def summarize(rows: list[AnswerRow], general: list[AnswerRow], fitting_rate: float | None = None) -> dict[str, Any]:
     """Add up the rows of one model.
 
     Args:
         rows: the scored val rows.
         general: `loss` and `tokens` of the general texts.
+        fitting_rate: from `fitting_share`.
 
     Returns:
         Means over the conversations, None where there are none; loss and perplexity over the tokens of all rows.
@@ -126,6 +177,7 @@ def summarize(rows: list[AnswerRow], general: list[AnswerRow]) -> dict[str, Any]
         "perplexity": perplexity,
         **{score: mean([row[score] for row in asked]) for score in ANSWER_SCORES},
         "stop_rate": mean([row["stopped"] for row in asked]),
+        "fitting_rate": fitting_rate,
         "answer_words_mean": mean([len(answer) for answer in answers]),
         "distinct_1": distinct(answers, 1),
         "distinct_2": distinct(answers, 2),

@@ -4,18 +4,17 @@ Fourth stage: reads models/base and models/adapter, and writes models/merged. Th
 the base model plus adapter on val rows. Run it with `dvc repro merge`, or alone with `python -m stages.merge`.
 """
 
-import shutil
 from pathlib import Path
 
 import click
 
-from stages.common import device, files, model_folder, tokens, trained_on
+from stages.common import agreement, device, files, model_folder, tokens, trained_on
 from stages.common.adapter_config import CONFIG, WEIGHTS
 from stages.common.params import load_params
-from stages.merge.agreement import compare, load
 from stages.merge.params import MergeParams
 from stages.merge.plan import plan_merge
-from stages.merge.rewrite import rewrite_weights
+from stages.merge.proof import misplaced
+from stages.merge.rewrite import rewrite_weights, write_others
 
 
 @click.command(help=__doc__)
@@ -32,7 +31,7 @@ def main(params: Path, base: Path, adapter: Path, val: Path, out: Path, metrics:
     # Inputs
     model_folder.require(base, "dvc repro base")
     model_folder.require(adapter, "dvc repro train")
-    full = (adapter / "config.json").exists()  # train.method: full leaves a model, not an adapter
+    full = agreement.is_full(adapter)
     for name in (trained_on.NOTE, *(() if full else (CONFIG, WEIGHTS))):
         files.require(adapter / name, "dvc repro train")
     lora = None if full else files.read_json(adapter / CONFIG)
@@ -42,29 +41,37 @@ def main(params: Path, base: Path, adapter: Path, val: Path, out: Path, metrics:
 
     with files.fresh_folder(out) as folder:
         # Work
-        merged_tensors = rewrite_weights(base, adapter, folder, plan_merge(base, adapter, lora))
-        for file in others:
-            if file.name != "manifest.json":  # it describes the base model
-                shutil.copyfile(file, folder / file.name)
+        merged_tensors = rewrite_weights(base, adapter, folder, plan_merge(base, adapter, lora), config.dtype)
+        write_others(others, folder, config.dtype)
         chosen = device.choose()
         click.echo(f"device: {chosen.name}, {chosen.dtype}: {chosen.reason}")
-        scores = compare(
-            lambda: load(adapter, chosen) if full else load(base, chosen, adapter),
-            lambda: load(folder, chosen),
+        proof = misplaced(agreement.load_trained(base, adapter, chosen), folder)
+        agreement.free_memory()
+        found = agreement.compare(
+            lambda: agreement.load_trained(base, adapter, chosen),
+            {"merged": lambda: agreement.load(folder, chosen), "base": lambda: agreement.load(base, chosen)},
             rows,
             config.batch_size,
             folder,
         )
 
         # Outputs
-        scores |= {
+        base_kl = found["base"]["kl_mean"]
+        scores = {
+            **found["merged"],
+            **proof,
+            "kl_base_mean": base_kl,
+            "kept": agreement.kept(found["merged"]["kl_mean"], base_kl),
             "rows": len(rows),
             "merged_tensors": merged_tensors,
             "size_bytes": files.size_bytes(folder),
             "base_size_bytes": files.size_bytes(base),
         }
         files.write_json(metrics, scores)
-    click.echo(f"{merged_tensors} tensors merged; KL {scores['kl_mean']}, top-1 {scores['top1_agreement']}")
+    click.echo(
+        f"{merged_tensors} tensors merged; KL {scores['kl_mean']}, top-1 {scores['top1_agreement']}; of the fine-tuning "
+        f"(KL {base_kl}) {scores['kept']} kept"
+    )
 
 
 if __name__ == "__main__":

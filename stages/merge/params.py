@@ -1,4 +1,6 @@
-"""Params of the merge stage: the val rows on which the merged model is compared with base plus adapter."""
+"""Params of the merge stage: what the merged weights are stored in, and the rows that show what that costs."""
+
+from typing import Literal
 
 from pydantic import PositiveInt
 
@@ -8,5 +10,6 @@ from stages.common.params import Section
 class MergeParams(Section):
     """params.yaml: merge."""
 
+    dtype: Literal["base", "float32"]
     rows: PositiveInt
     batch_size: PositiveInt

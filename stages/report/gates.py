@@ -21,11 +21,13 @@ class Gate(NamedTuple):
         meaning: of its value.
         value: computes the value from METRICS; None where it was not measured.
         hint: what to see when it fails.
+        is_empty: whether the value proves nothing whatever the limit, so that the gate fails.
     """
 
     meaning: str
     value: Callable[[Metrics], float | None]
     hint: str
+    is_empty: Callable[[Metrics], bool] = lambda metrics: False
 
 
 def difference(one: float | None, other: float | None) -> float | None:
@@ -34,8 +36,25 @@ def difference(one: float | None, other: float | None) -> float | None:
 
 
 def ratio(one: float | None, other: float | None) -> float | None:
-    """Divide; None where one value was not measured."""
-    return None if one is None or other is None else round(one / other, 6)
+    """Divide; None where one value was not measured, or where there is nothing to divide by."""
+    return None if one is None or not other else round(one / other, 6)
+
+
+def gain(metrics: Metrics, model: str, score: str) -> float | None:
+    """Return how much higher a model's score is than that of base."""
+    return difference(metrics[f"eval/{model}"][score], metrics["eval/base"][score])
+
+
+def none_right(metrics: Metrics, model: str, score: str) -> bool:
+    """Whether a score is 0 for base and for the model: then 0 - 0 is no gain, and no loss either."""
+    return metrics[f"eval/{model}"][score] == metrics["eval/base"][score] == 0
+
+
+def stop_rate(metrics: Metrics, model: str) -> float | None:
+    """Return the share of answers that end, of those that can: as many as references fit in eval.max_new_tokens."""
+    scores = metrics[f"eval/{model}"]
+    found = ratio(scores["stop_rate"], scores["fitting_rate"])
+    return None if found is None else min(found, 1.0)
 
 
 def lost_share(data: dict[str, Any]) -> float:
@@ -44,6 +63,7 @@ def lost_share(data: dict[str, Any]) -> float:
     return round(lost / data["rows_read"], 6)
 
 
+UNJUDGED = {"limit": None, "bound": None, "margin": None, "passed": True, "reason": "null in params.yaml"}
 ANSWERS = "the answers in metrics/eval/answers.html"
 GATES = {
     "rows_dropped_share": Gate(
@@ -67,6 +87,16 @@ GATES = {
         "`make tensorboard` and docs/train.md; where the val loss rises, try fewer epochs, else more epochs or "
         "another `train.sft.learning_rate`",
     ),
+    "merge_misplaced_weights": Gate(
+        "weights of merged that are not the float32 merge, rounded to the stored dtype",
+        lambda metrics: metrics["merge"]["misplaced_weights"],
+        "docs/merge.md; such a merge is wrong: `dvc repro merge` again, and compare the versions of PEFT",
+    ),
+    "merge_kept": Gate(
+        "share of the fine-tuning in merged: 1 - KL(adapter, merged) / KL(adapter, base)",
+        lambda metrics: metrics["merge"]["kept"],
+        "docs/merge.md; `merge.dtype: float32` keeps all of it; a longer training changes more than rounding does",
+    ),
     "merge_kl_mean": Gate(
         "KL divergence of merged from base + adapter, nats per token",
         lambda metrics: metrics["merge"]["kl_mean"],
@@ -79,8 +109,16 @@ GATES = {
     ),
     "merged_exact_match_gain": Gate(
         "exact match, merged - base",
-        lambda metrics: difference(metrics["eval/merged"]["exact_match"], metrics["eval/base"]["exact_match"]),
+        lambda metrics: gain(metrics, "merged", "exact_match"),
+        f"{ANSWERS}, and `make tensorboard`; try another `train.sft.learning_rate`; where neither has a right "
+        "answer, set `eval.answer.pattern`, or the gate to null for free text",
+        lambda metrics: none_right(metrics, "merged", "exact_match"),
+    ),
+    "merged_chrf_gain": Gate(
+        "chrF, merged - base: for free text, where exact matches are rare",
+        lambda metrics: gain(metrics, "merged", "chrf"),
         f"{ANSWERS}, and `make tensorboard`; try another `train.sft.learning_rate`",
+        lambda metrics: none_right(metrics, "merged", "chrf"),
     ),
     "merged_perplexity_ratio": Gate(
         "perplexity of the reference answers, merged / base",
@@ -88,10 +126,15 @@ GATES = {
         "`make tensorboard`; check that the loss falls, also on the val rows",
     ),
     "merged_stop_rate": Gate(
-        "share of answers of merged that end with a stop token",
-        lambda metrics: metrics["eval/merged"]["stop_rate"],
+        "answers of merged that end with a stop token / references that fit in `eval.max_new_tokens`, at most 1",
+        lambda metrics: stop_rate(metrics, "merged"),
         f"{ANSWERS}; raise `eval.max_new_tokens` if they are only long, else check the loss mask with "
         "`make show-tokens`",
+    ),
+    "merged_stop_rate_drop": Gate(
+        "share of answers that end with a stop token, base - merged",
+        lambda metrics: difference(metrics["eval/base"]["stop_rate"], metrics["eval/merged"]["stop_rate"]),
+        f"{ANSWERS}; check the loss mask with `make show-tokens`",
     ),
     "merged_general_perplexity_ratio": Gate(
         "forgetting: perplexity of general text, merged / base",
@@ -110,6 +153,22 @@ GATES = {
         lambda metrics: difference(metrics["eval/merged"]["exact_match"], metrics["eval/awq"]["exact_match"]),
         f"{ANSWERS} and docs/awq.md; try a smaller `awq.group_size` or more `preprocess.calibration_rows`",
     ),
+    "awq_exact_match_gain": Gate(
+        "exact match, awq - base: what is left of the gain",
+        lambda metrics: gain(metrics, "awq", "exact_match"),
+        f"{ANSWERS} and docs/awq.md; where merged gains and awq does not, try a smaller `awq.group_size`",
+        lambda metrics: none_right(metrics, "awq", "exact_match"),
+    ),
+    "awq_kept": Gate(
+        "share of the fine-tuning in awq: 1 - KL(adapter, awq) / KL(adapter, base)",
+        lambda metrics: metrics["awq"]["kept"],
+        "docs/awq.md; try a smaller `awq.group_size`, more `preprocess.calibration_rows`, or a longer training",
+    ),
+    "awq_base_perplexity_ratio": Gate(
+        "perplexity of the reference answers, awq / base",
+        lambda metrics: ratio(metrics["eval/awq"]["perplexity"], metrics["eval/base"]["perplexity"]),
+        "docs/awq.md; above 1, quantisation costs more than training gained; try a smaller `awq.group_size`",
+    ),
     "awq_perplexity_ratio": Gate(
         "perplexity of the reference answers, awq / merged",
         lambda metrics: ratio(metrics["eval/awq"]["perplexity"], metrics["eval/merged"]["perplexity"]),
@@ -121,8 +180,8 @@ GATES = {
         "metrics/awq.json and `awq.ignore`; a small model is mostly embedding, which keeps 16 bits",
     ),
     "awq_stop_rate": Gate(
-        "share of answers of awq that end with a stop token",
-        lambda metrics: metrics["eval/awq"]["stop_rate"],
+        "answers of awq that end with a stop token / references that fit in `eval.max_new_tokens`, at most 1",
+        lambda metrics: stop_rate(metrics, "awq"),
         f"{ANSWERS} and docs/awq.md; try a smaller `awq.group_size`",
     ),
 }
@@ -137,11 +196,15 @@ def judge(metrics: Metrics, limits: Section) -> dict[str, dict[str, Any]]:
 
     Returns:
         For each gate `value`, `limit`, `bound` (min or max), `margin`, `passed` and `reason`. The margin is the
-        distance from value to limit, below 0 where the gate failed. A gate whose value was not measured passes.
+        distance from value to limit, below 0 where the gate failed. A gate whose value was not measured passes; one
+        whose value proves nothing fails. A gate without a limit is not judged: its limit, bound and margin are None.
     """
     verdicts = {}
     for name, gate in GATES.items():
         limit, value = getattr(limits, name), gate.value(metrics)
+        if limit is None:
+            verdicts[name] = UNJUDGED | {"value": value}
+            continue
         bound, number = ("min", limit.min) if limit.min is not None else ("max", limit.max)
         # Rounded, as 1.05 - 1.01 is not 0.04 in binary; metrics have 6 digits, so no failure can round to 0.
         margin = None if value is None else round(value - number if bound == "min" else number - value, 12)
@@ -150,7 +213,7 @@ def judge(metrics: Metrics, limits: Section) -> dict[str, dict[str, Any]]:
             "limit": number,
             "bound": bound,
             "margin": margin,
-            "passed": margin is None or margin >= 0,
+            "passed": margin is None or (margin >= 0 and not gate.is_empty(metrics)),
             "reason": limit.reason,
         }
     return verdicts

@@ -23,6 +23,6 @@ class Limit(Section):
         return self
 
 
-FIELDS: dict[str, Any] = dict.fromkeys(GATES, (Limit, ...))
-# params.yaml: gates, one limit for each gate.
+FIELDS: dict[str, Any] = dict.fromkeys(GATES, (Limit | None, ...))
+# params.yaml: gates, one limit for each gate; null: the gate is not judged.
 GatesParams = create_model("GatesParams", __base__=Section, **FIELDS)

@@ -146,7 +146,7 @@ def test_the_params_of_this_repository_are_valid(params: Callable[..., Path]) ->
 @pytest.mark.parametrize(
     ("section", "changes", "message"),
     [
-        (BaseParams, {"base.source": "web"}, "base.source: input should be 'tiny' or 'hub' (got 'web')"),
+        (BaseParams, {"base.source": "web"}, "base.source: input should be 'tiny', 'hub' or 'gguf' (got 'web')"),
         (BaseParams, {"base.tiny.seed": "x"}, "base.tiny.seed: input should be a valid integer"),
         (BaseParams, {"base.tiny.sead": 1}, "base.tiny.sead: unknown key; did you mean seed?"),
         (MergeParams, {"merge.rows": 0}, "merge.rows: input should be greater than 0 (got 0)"),
@@ -157,7 +157,11 @@ def test_the_params_of_this_repository_are_valid(params: Callable[..., Path]) ->
         (CompareParams, {"compare.confidence": 95}, "compare.confidence: input should be less than 1 (got 95)"),
         (GatesParams, {"gates.merge_kl_mean": ...}, "gates.merge_kl_mean: missing key"),
         (GatesParams, {"gates.merge_kl_mean": {"max": 1}}, "gates.merge_kl_mean.reason: missing key"),
-        (GatesParams, {"gates.merge_kl": {"max": 1}}, "gates.merge_kl: unknown key; did you mean merge_kl_mean?"),
+        (
+            GatesParams,
+            {"gates.merge_kl_men": {"max": 1}},
+            "gates.merge_kl_men: unknown key; did you mean merge_kl_mean?",
+        ),
         (
             GatesParams,
             {"gates.merge_kl_mean": {"max": "low", "reason": "why"}},

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import click
 import pytest
 from noisy_model import NoisyModel
 
@@ -10,7 +11,7 @@ from stages.common import chat
 from stages.common.chat import Row
 from stages.common.scores import ANSWER_SCORES
 from stages.common.tokens import TokenRow
-from stages.eval.answers import decode_answer, distinct, reference, score_answer, score_rows, summarize
+from stages.eval.answers import decode_answer, distinct, fitting_share, reference, score_answer, score_rows, summarize
 
 PAIRS = [
     ("the cat sat on the mat", "the cat lay on a mat"),
@@ -76,6 +77,52 @@ def test_an_answer_that_equals_its_reference_scores_one_throughout(text: str) ->
     assert set(score_answer(text, text).values()) == {1}
 
 
+STRICT = r"#### (-?[0-9.,]+)"  # GSM8K's, as lm-evaluation-harness has it
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "pattern", "found"),
+    [
+        ("4*32 = 128\n#### 128", "It is 128.\n#### 128", STRICT, ("128", "128", True)),
+        ("#### 128", "#### 12\n#### 128 ", STRICT, ("128", "128", True)),  # the last one counts
+        ("#### 128", "128", STRICT, ("128", None, False)),
+        ("#### 128", "#### 129", STRICT, ("128", "129", False)),
+        ("Friday", "It is Friday.", r"\w+", ("Friday", "Friday", True)),  # no group: all of the match
+        ("a=1", "b=2 or a=1", r"b=(\d)|a=(\d)", ("1", "1", True)),  # of several groups the one that took part
+    ],
+)
+def test_a_pattern_compares_what_it_finds_last(
+    reference: str, answer: str, pattern: str, found: tuple[str, str | None, bool]
+) -> None:
+    scores = score_answer(reference, answer, pattern)
+    assert (scores["extracted_reference"], scores["extracted"], scores["exact_match"]) == found
+    plain = score_answer(reference, answer)
+    assert {name: scores[name] for name in ("rouge_l", "chrf")} == {name: plain[name] for name in ("rouge_l", "chrf")}
+
+
+def test_a_reference_without_the_pattern_is_compared_whole() -> None:
+    assert score_answer("none", "none", STRICT) == score_answer("none", "none")
+    assert not score_answer("none", "#### 1", STRICT)["exact_match"]
+
+
+def test_a_pattern_that_is_in_no_reference_is_an_error(noisy_model: NoisyModel) -> None:
+    chat_tokenizer = chat.load(noisy_model.folder)
+    letter, stop = chat_tokenizer.tokenizer.encode("a").ids[0], min(chat_tokenizer.stop_ids)
+    conversation: Row = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "a"}]}
+    with pytest.raises(
+        click.ClickException, match="eval.answer.pattern: #### .* in no reference answer, such as 'a'"
+    ):
+        score_rows(
+            [conversation], [TokenRow([0, letter, stop], [0, 1, 1])], [1.0], [[letter]], chat_tokenizer, STRICT
+        )
+
+
+def test_references_that_are_longer_than_the_limit_do_not_fit() -> None:
+    rows = [TokenRow([0] * 6, [0, 1, 0, 1, 1, 1]), TokenRow([0] * 3, [0, 0, 1])]
+    assert [fitting_share(rows, limit) for limit in (0, 1, 2, 3)] == [0, 0.5, 0.5, 1]
+    assert fitting_share([], 3) is None
+
+
 def row(answer: str, **values: Any) -> dict[str, Any]:
     marks = dict.fromkeys(ANSWER_SCORES, 0.0)
     return {"answer": answer, "stopped": True, **marks, "loss": 1.0, "tokens": 2} | values
@@ -106,7 +153,7 @@ def test_repetition_lowers_distinct_n() -> None:
 def test_a_score_that_no_row_has_is_null() -> None:
     text = {"text": "A text", "loss": 5.0, "tokens": 4}
     found = summarize([text], [text])
-    means = {*ANSWER_SCORES, "stop_rate", "answer_words_mean", "distinct_1", "distinct_2"}
+    means = {*ANSWER_SCORES, "stop_rate", "fitting_rate", "answer_words_mean", "distinct_1", "distinct_2"}
     assert {key for key, value in found.items() if value is None} == means
     one_word = summarize([row("fig")], [text])
     assert (one_word["distinct_1"], one_word["distinct_2"]) == (1.0, None)

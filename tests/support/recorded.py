@@ -24,21 +24,25 @@ METRICS: dict[str, dict[str, Any]] = {
         "files": {"rows.jsonl": {"format": "alpaca", "rows_read": 1000, "rows_train": 900, "rows_val": 75}},
     },
     "train": {"eval_loss": 0.7, "steps": 10, "rows_train": 900, "rows_val": 75},
-    "merge": {"kl_mean": 0.001, "top1_agreement": 0.99},
-    "awq": {"quantized_modules": 14, "expected_modules": 14, "size_bytes": 60, "size_ratio": 0.6},
+    "merge": {"kl_mean": 0.001, "kl_base_mean": 0.05, "kept": 0.98, "misplaced_weights": 0, "top1_agreement": 0.99},
+    "awq": {"quantized_modules": 14, "expected_modules": 14, "size_bytes": 60, "size_ratio": 0.6, "kept": 0.9},
     "eval/base": {
-        "rows": 75, "exact_match": 0.25, "perplexity": 8.0, "stop_rate": 0.0, "general_perplexity": 16.0,
+        "rows": 75, "exact_match": 0.25, "perplexity": 8.0, "stop_rate": 1.0, "general_perplexity": 16.0,
+        "chrf": 0.25, "fitting_rate": 1.0,
         "tasks": {"sums": {"exact_match": 0.75}}, "tasks_mean": 0.75,
     },
     "eval/merged": {
         "rows": 75, "exact_match": 0.75, "perplexity": 4.0, "stop_rate": 0.98, "general_perplexity": 20.0,
+        "chrf": 0.5, "fitting_rate": 1.0,
         "tasks": {"sums": {"exact_match": 0.375}}, "tasks_mean": 0.375,
     },
     "eval/awq": {
         "rows": 75, "exact_match": 0.7, "perplexity": 4.2, "stop_rate": 0.98, "general_perplexity": 24.0,
+        "chrf": 0.5, "fitting_rate": 1.0,
         "tasks": {"sums": {"exact_match": 0.3125}}, "tasks_mean": 0.3125,
     },
     "compare": {
+        "awq_base": {"rows": 75, "won": 37, "lost": 3, "mcnemar_p": 1.9e-8, "exact_match": DIFFERENCE},
         "awq_merged": {"rows": 75, "won": 1, "lost": 5, "mcnemar_p": 0.21875, "exact_match": DIFFERENCE},
         "merged_base": {"rows": 75, "won": 40, "lost": 3, "mcnemar_p": 1.5e-9, "exact_match": DIFFERENCE},
     },
@@ -48,19 +52,26 @@ ON_THE_LIMIT = {
     "rows_without_supervised_tokens": 0,
     "rows_without_supervised_stop": 0,
     "train_eval_loss": 0.7,
+    "merge_misplaced_weights": 0,
+    "merge_kept": 0.98,
     "merge_kl_mean": 0.001,
     "merge_top1_agreement": 0.99,
     "merged_exact_match_gain": 0.5,
+    "merged_chrf_gain": 0.25,
     "merged_perplexity_ratio": 0.5,
     "merged_stop_rate": 0.98,
+    "merged_stop_rate_drop": 0.02,
     "merged_general_perplexity_ratio": 1.25,
     "merged_tasks_drop": 0.375,
     "awq_exact_match_drop": 0.05,
+    "awq_exact_match_gain": 0.45,
+    "awq_kept": 0.9,
+    "awq_base_perplexity_ratio": 0.525,
     "awq_perplexity_ratio": 1.05,
     "awq_size_ratio": 0.6,
     "awq_stop_rate": 0.98,
 }
-BOUNDS = {name: "min" if name.endswith(("gain", "rate", "agreement")) else "max" for name in ON_THE_LIMIT}
+BOUNDS = {name: "min" if name.endswith(("gain", "rate", "agreement", "kept")) else "max" for name in ON_THE_LIMIT}
 LIMITS = {f"gates.{name}": {BOUNDS[name]: limit, "reason": "a test"} for name, limit in ON_THE_LIMIT.items()}
 # Commits need a name, and a machine that runs this may have none set.
 WHO = {f"GIT_{role}_{part}": "test" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL")}

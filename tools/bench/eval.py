@@ -17,7 +17,7 @@ from stages.common import chat, files, tokens
 from stages.common.params import load_params
 from stages.eval import transformers_backend
 from stages.eval.params import EvalParams
-from stages.merge.agreement import load
+from stages.common.agreement import load
 from stages.merge.params import MergeParams
 
 if TYPE_CHECKING:

@@ -82,7 +82,9 @@ def check(
     if problem:
         yield Verdict("eval", False, problem, {})
     else:
-        yield from parity.check_shares(replies, encoded, chat_tokenizer, known, agreement.undecided)
+        yield from parity.check_shares(
+            replies, encoded, chat_tokenizer, known, agreement.undecided, params.answer.pattern
+        )
 
 
 def choose(endpoints: list[Endpoint], name: str | None) -> Endpoint:

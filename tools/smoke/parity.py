@@ -14,7 +14,7 @@ from stages.common import batches, chat
 from stages.common.chat import ChatTokenizer, Row
 from stages.common.tokens import TokenRow
 from stages.eval import transformers_backend
-from stages.eval.answers import reference
+from stages.eval.answers import reference, score_answer
 from tools.common.endpoints import Endpoint
 from tools.smoke.api import PARALLEL, Reply, Verdict, ask
 
@@ -66,6 +66,7 @@ def check_shares(
     chat_tokenizer: ChatTokenizer,
     known: dict[str, float],
     undecided: float,
+    pattern: str | None = None,
 ) -> list[Verdict]:
     """Compare the shares of answers that end by themselves and of right answers with those of the eval stage.
 
@@ -76,10 +77,12 @@ def check_shares(
         known: `stop_rate` and `exact_match` of the eval stage.
         undecided: share of the answers that may differ between eval and the server. The bound is two standard
             deviations of what that many answers change by chance.
+        pattern: eval.answer.pattern, by which an answer is right.
     """
     size = len(replies)
     right = sum(
-        reply.text.strip() == reference(row, chat_tokenizer) for reply, row in zip(replies, encoded, strict=True)
+        score_answer(reference(row, chat_tokenizer), reply.text, pattern)["exact_match"]
+        for reply, row in zip(replies, encoded, strict=True)
     )
     stopped = sum(reply.finish_reason == "stop" for reply in replies)
     verdicts = []

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from adapters import ALL, adapt, load
 
-from stages.common import device, files, tokens
-from stages.merge import agreement
+from stages.common import agreement, device, files, tokens
 
 LARGE = ALL | {"lora_alpha": 200}
 
@@ -36,13 +35,13 @@ def test_the_comparison_is_kl_and_top1_over_assistant_tokens(base: Path, prepare
             p, q = (model(encoded["input_ids"]).logits[0, :-1][answer].double().softmax(-1) for model in (one, other))
         divergences += (p * (p / q).log()).sum(-1).tolist()
         same += (p.argmax(-1) == q.argmax(-1)).tolist()
-    found = agreement.compare(lambda: one, lambda: other, prepared_rows, 3, tmp_path)
+    found = agreement.compare(lambda: one, {"other": lambda: other}, prepared_rows, 3, tmp_path)["other"]
     assert found["tokens"] == len(same)
     assert found["kl_mean"] == pytest.approx(sum(divergences) / len(divergences), rel=1e-4, abs=1e-7)
     assert found["kl_max"] == pytest.approx(max(divergences), rel=1e-4, abs=1e-7)
     assert found["top1_agreement"] == pytest.approx(sum(same) / len(same), abs=1e-6)
     assert found["kl_mean"] > 1e-3
-    alone = agreement.compare(lambda: one, lambda: one, prepared_rows, 3, tmp_path)
+    alone = agreement.compare(lambda: one, {"one": lambda: one}, prepared_rows, 3, tmp_path)["one"]
     assert (alone["kl_mean"], alone["kl_max"], alone["top1_agreement"]) == (0, 0, 1)
 
 
@@ -62,9 +61,11 @@ def test_the_comparison_holds_one_model_at_a_time_and_little_on_disk(
 
         return start
 
-    once = agreement.compare(loading(None), loading(adapter), rows, 2, tmp_path)
-    assert len(held) == 2
-    bit_by_bit = agreement.compare(loading(None), loading(adapter), rows, 2, tmp_path, most=1)
-    assert len(held) == 2 + 2 * -(-len(rows) // 2)
+    others = {"adapter": loading(adapter), "base": loading(None)}
+    once = agreement.compare(loading(None), others, rows, 2, tmp_path)
+    assert len(held) == 3
+    bit_by_bit = agreement.compare(loading(None), others, rows, 2, tmp_path, most=1)
+    assert len(held) == 3 + 3 * -(-len(rows) // 2)
+    assert once["base"]["kl_mean"] == 0 < once["adapter"]["kl_mean"]
     assert bit_by_bit == once
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]

@@ -1,4 +1,7 @@
-"""Agreement: how close the next-token distributions of two models are, with one of them in memory at a time."""
+"""Agreement: how close the next-token distributions of models are, with one of them in memory at a time.
+
+merge and awq compare their model with what was trained, base + adapter, and tell how much of the fine-tuning is kept.
+"""
 
 import ctypes
 import tempfile
@@ -31,39 +34,72 @@ def load(folder: Path, device: Device, adapter: Path | None = None) -> "PreTrain
     return model.to(device.name).eval()
 
 
+def load_trained(base: Path, adapter: Path, device: Device) -> "PreTrainedModel":
+    """Load what was trained: the base model with its adapter, or the model of a full fine-tuning."""
+    return load(adapter, device) if is_full(adapter) else load(base, device, adapter)
+
+
+def is_full(adapter: Path) -> bool:
+    """Whether the folder holds a model, as `train.method: full` leaves it, not an adapter."""
+    return (adapter / "config.json").exists()
+
+
+def kept(divergence: float, base_divergence: float) -> float | None:
+    """Compute the share of the fine-tuning that a model keeps: 1 if it is what was trained, 0 if no nearer than base.
+
+    Args:
+        divergence: KL(trained || model), nats per token.
+        base_divergence: KL(trained || base), on the same rows.
+
+    Returns:
+        1 - divergence / base_divergence, below 0 for a model that is further away than base; None where the training
+        changed nothing.
+    """
+    return round(1 - divergence / base_divergence, 6) if base_divergence else None
+
+
 def compare(
     reference: Callable[[], Any],
-    merged: Callable[[], Any],
+    others: dict[str, Callable[[], Any]],
     rows: list[TokenRow],
     batch_size: int,
     folder: Path,
     most: int = ROUND,
-) -> dict[str, float]:
+) -> dict[str, dict[str, float]]:
     """Compare next-token distributions at every position that predicts an assistant token.
 
     Args:
         reference: loads the model to compare with.
-        merged: loads the other model.
+        others: loads each of the other models, by its name.
         rows: prepared rows.
         batch_size: rows per batch.
         folder: keeps the reference's log-probabilities, in a file without a name, which no crash leaves behind.
         most: bytes of log-probabilities in a round; a round has at least one batch.
 
     Returns:
-        `kl_mean` and `kl_max`, KL(reference || merged) in nats per token, `top1_agreement` and `tokens`.
+        Of each other model `kl_mean` and `kl_max`, KL(reference || model) in nats per token, `top1_agreement` and
+        `tokens`.
     """
     import torch
 
     waiting = deque(padded(rows, batch_size))
-    found: list[tuple[torch.Tensor, int]] = []
+    found: dict[str, list[tuple[torch.Tensor, int]]] = {name: [] for name in others}
     with torch.inference_mode():
         while waiting:
             with tempfile.TemporaryFile(dir=folder) as file:
                 done = predict(reference(), waiting, file, most)
                 free_memory()
-                file.seek(0)
-                found += measure(merged(), done, file)
-                free_memory()
+                for name, other in others.items():
+                    file.seek(0)
+                    found[name] += measure(other(), done, file)
+                    free_memory()
+    return {name: add_up(measured) for name, measured in found.items()}
+
+
+def add_up(found: "list[tuple[torch.Tensor, int]]") -> dict[str, float]:
+    """Add up what `measure` found in all batches."""
+    import torch
+
     kl = torch.cat([divergence for divergence, _ in found])
     return {
         "kl_mean": float(f"{kl.mean().clamp(min=0).item():.6g}"),
