@@ -1,4 +1,4 @@
-"""GGUF model: one file with weights, tokenizer and chat template, on disk or in a Python package, made a model folder.
+"""GGUF model: one file with weights, tokenizer and chat template, on disk or in a Python package, as a model folder.
 
 transformers dequantises the weights. The tokenizer is built here from the file's own entries: transformers 5.17 makes
 the wrong token the stop token, and splits numbers and blanks as GPT-2 does, whatever the file says.

@@ -56,8 +56,8 @@ def score_rows(
         scored.append(found | score_loss(tokens, loss))
     if pattern and asked and not any("extracted_reference" in row for row in scored):
         raise click.ClickException(
-            f"eval.answer.pattern: {pattern}: in no reference answer, such as {scored[asked[0]]['reference'][-60:]!r}; "
-            "correct it, or set it to null"
+            f"eval.answer.pattern: {pattern}: in no reference answer, such as {scored[asked[0]]['reference'][-60:]!r}"
+            "; correct it, or set it to null"
         )
     return scored
 
@@ -89,12 +89,10 @@ def decode_answer(ids: list[int], chat_tokenizer: ChatTokenizer) -> tuple[str, b
 
 def extract(text: str, pattern: str) -> str | None:
     """Return what a pattern finds last in a text: its first group that took part, or all of it; None if nothing."""
-    found = None
-    for found in re.finditer(pattern, text):
-        pass
-    if found is None:
+    matches = list(re.finditer(pattern, text))
+    if not matches:
         return None
-    return next((group for group in found.groups() if group is not None), found[0]).strip()
+    return next((group for group in matches[-1].groups() if group is not None), matches[-1][0]).strip()
 
 
 def score_answer(expected: str, answer: str, pattern: str | None = None) -> AnswerRow:
@@ -103,8 +101,8 @@ def score_answer(expected: str, answer: str, pattern: str | None = None) -> Answ
     Args:
         expected: the reference.
         answer: the model's.
-        pattern: of both, exact_match and normalized_exact_match compare only what the pattern finds last. A reference
-            in which it finds nothing is compared whole.
+        pattern: exact_match and normalized_exact_match compare only what it finds last in both. A reference in which
+            it finds nothing is compared whole.
 
     Returns:
         From 0 to 1: `exact_match`, apart from blanks at both ends; `normalized_exact_match`, which ignores case,
@@ -145,7 +143,7 @@ def score_loss(row: TokenRow, loss: float) -> AnswerRow:
 
 
 def fitting_share(encoded: list[TokenRow], limit: int) -> float | None:
-    """Return the share of reference answers that fit in `limit` new tokens, with the stop token; None if there are none.
+    """Return the share of reference answers that fit in `limit` new tokens with their stop token; None of no rows.
 
     Args:
         encoded: tokens and loss masks of the conversations.

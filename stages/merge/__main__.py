@@ -69,8 +69,8 @@ def main(params: Path, base: Path, adapter: Path, val: Path, out: Path, metrics:
         }
         files.write_json(metrics, scores)
     click.echo(
-        f"{merged_tensors} tensors merged; KL {scores['kl_mean']}, top-1 {scores['top1_agreement']}; of the fine-tuning "
-        f"(KL {base_kl}) {scores['kept']} kept"
+        f"{merged_tensors} tensors merged; KL {scores['kl_mean']}, top-1 {scores['top1_agreement']}; of the "
+        f"fine-tuning (KL {base_kl}) {scores['kept']} kept"
     )
 
 

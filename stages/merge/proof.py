@@ -1,7 +1,7 @@
 """Proof: the merged weights are the float32 merge, rounded to what they are stored in: nothing else is lost.
 
-The float32 merge is PEFT's, layer by layer, from the model that is loaded to be compared; stages/merge/delta.py computes
-it by itself.
+The float32 merge is PEFT's, layer by layer, from the model that is loaded to be compared; stages/merge/delta.py
+computes it by itself.
 """
 
 from collections.abc import Iterator
@@ -26,8 +26,8 @@ def misplaced(trained: Any, merged: Path) -> dict[str, int]:
         merged: the folder of the merged model.
 
     Returns:
-        `checked_tensors`: those of plain LoRA layers; `misplaced_weights`, the numbers in them that are more than half
-        a unit in the last place away.
+        `checked_tensors`: those of plain LoRA layers; `misplaced_weights`, the numbers in them that are more than
+        half a unit in the last place away.
     """
     import torch
 

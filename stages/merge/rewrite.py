@@ -29,7 +29,7 @@ WORKERS = 2  # blocks at once: as many threads as docker/run gives to other stag
 
 
 class Block(NamedTuple):
-    """Rows `start` to `stop` of a tensor: the base's bytes, what changes them, and where and as what they are written."""
+    """Rows `start` to `stop` of a tensor: what changes the base's bytes, where they go, and as what."""
 
     tensor: Tensor
     start: int

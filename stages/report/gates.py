@@ -51,7 +51,7 @@ def none_right(metrics: Metrics, model: str, score: str) -> bool:
 
 
 def stop_rate(metrics: Metrics, model: str) -> float | None:
-    """Return the share of answers that end, of those that can: as many as references fit in eval.max_new_tokens."""
+    """Return the share of answers that end, of those that can: references that fit in eval.max_new_tokens."""
     scores = metrics[f"eval/{model}"]
     found = ratio(scores["stop_rate"], scores["fitting_rate"])
     return None if found is None else min(found, 1.0)
@@ -63,7 +63,13 @@ def lost_share(data: dict[str, Any]) -> float:
     return round(lost / data["rows_read"], 6)
 
 
-UNJUDGED = {"limit": None, "bound": None, "margin": None, "passed": True, "reason": "null in params.yaml"}
+# Of a gate whose limit is null.
+UNJUDGED: dict[str, Any] = dict.fromkeys(("limit", "bound", "margin")) | {
+    "passed": True,
+    "reason": "null in params.yaml",
+}
+
+
 ANSWERS = "the answers in metrics/eval/answers.html"
 GATES = {
     "rows_dropped_share": Gate(

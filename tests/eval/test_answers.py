@@ -110,7 +110,7 @@ def test_a_pattern_that_is_in_no_reference_is_an_error(noisy_model: NoisyModel) 
     letter, stop = chat_tokenizer.tokenizer.encode("a").ids[0], min(chat_tokenizer.stop_ids)
     conversation: Row = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "a"}]}
     with pytest.raises(
-        click.ClickException, match="eval.answer.pattern: #### .* in no reference answer, such as 'a'"
+        click.ClickException, match=r"eval\.answer\.pattern: #### .* in no reference answer, such as 'a'"
     ):
         score_rows(
             [conversation], [TokenRow([0, letter, stop], [0, 1, 1])], [1.0], [[letter]], chat_tokenizer, STRICT

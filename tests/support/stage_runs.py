@@ -64,8 +64,10 @@ def write_params(folder: Path, changes: dict[str, Any]) -> Path:
         else:
             section[key] = value
     path = folder / "params.yaml"
+    writer = YAML(typ="safe", pure=True)
+    writer.width = 100_000  # a line that it breaks after a backslash reads as another text
     with path.open("w", encoding="utf-8") as file:
-        YAML(typ="safe", pure=True).dump(document, file)
+        writer.dump(document, file)
     return path
 
 

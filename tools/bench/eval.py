@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stages.common import chat, files, tokens
+from stages.common import agreement, chat, files, tokens
 from stages.common.params import load_params
 from stages.eval import transformers_backend
 from stages.eval.params import EvalParams
-from stages.common.agreement import load
 from stages.merge.params import MergeParams
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ MODELS, PREPARED = Path("models"), Path("data/prepared")
 @click.option("--rounds", default=3, show_default=True, help="Each figure is the median of so many rounds.")
 def main(rounds: int) -> None:
     from stages.common import device
-    from stages.merge import agreement
 
     config = load_params(Path("params.yaml"), "eval", EvalParams)
     merge = load_params(Path("params.yaml"), "merge", MergeParams)
@@ -39,7 +37,7 @@ def main(rounds: int) -> None:
     rows = files.read_rows(PREPARED / "val.jsonl")[: config.rows]
     encoded = tokens.read(PREPARED / "val.arrow", config.rows)
     prompts = chat.encode_prompts(chat_tokenizer, [chat.without_answer(row) for row in rows if "messages" in row])
-    reference = load(MODELS / "base", device.choose(), MODELS / "adapter")
+    reference = agreement.load(MODELS / "base", device.choose(), MODELS / "adapter")
     loading = transformers_backend.load(MODELS / "merged", chat_tokenizer, config.seed)
     with loading as model, tempfile.TemporaryDirectory() as name:
 
@@ -50,7 +48,7 @@ def main(rounds: int) -> None:
 
         def compare() -> int:
             compared = encoded[: merge.rows]
-            agreement.compare(lambda: reference, lambda: model, compared, merge.batch_size, Path(name))
+            agreement.compare(lambda: reference, {"merged": lambda: model}, compared, merge.batch_size, Path(name))
             return len(compared)
 
         def one_by_one() -> int:
