@@ -1,9 +1,9 @@
-"""Quantise the merged model, by default to 4-bit weights with AWQ, and check that the files hold what they should.
+"""Quantise base + adapter, by default to 4-bit weights with AWQ, and check that the files hold what they should.
 
 Fifth stage: reads models/base, models/adapter and data/prepared/calibration.arrow, and writes models/awq in the
-compressed-tensors format, which vLLM and transformers load. It adds the adapter in float32: models/merged is rounded,
-and gives the other files. Then it compares the result with base + adapter on the val rows of the merge stage. Run it
-with `dvc repro awq`, or alone with `python -m stages.awq`.
+compressed-tensors format, which vLLM and transformers load. It adds the adapter in float32, as models/merged is
+rounded. Then it compares the result with base + adapter on the val rows that merge uses. Run it with `dvc repro awq`,
+or alone with `python -m stages.awq`.
 """
 
 import os
@@ -25,7 +25,6 @@ from stages.common.params import load_params
 @click.option("--params", type=click.Path(path_type=Path), default="params.yaml", show_default=True)
 @click.option("--base", type=click.Path(path_type=Path), default="models/base", show_default=True)
 @click.option("--adapter", type=click.Path(path_type=Path), default="models/adapter", show_default=True)
-@click.option("--model", type=click.Path(path_type=Path), default="models/merged", show_default=True)
 @click.option("--val", type=click.Path(path_type=Path), default="data/prepared/val.arrow", show_default=True)
 @click.option("--merge", type=click.Path(path_type=Path), default="metrics/merge.json", show_default=True)
 @click.option(
@@ -41,7 +40,6 @@ def main(
     params: Path,
     base: Path,
     adapter: Path,
-    model: Path,
     val: Path,
     merge: Path,
     arrow: Path,
@@ -52,14 +50,14 @@ def main(
     config = load_params(params, "awq", AwqParams)
 
     # Inputs
-    for folder, command in ((base, "dvc repro base"), (adapter, "dvc repro train"), (model, "dvc repro merge")):
-        model_folder.require(folder, command)
-    merged_scores = files.read_json(merge)
-    check_layers(load_outline(model, "dvc repro merge"), config, params)  # before the weights are read
+    model_folder.require(base, "dvc repro base")
+    model_folder.require(adapter, "dvc repro train")
+    merged = files.read_json(merge)
+    source, command = (adapter, "dvc repro train") if agreement.is_full(adapter) else (base, "dvc repro base")
+    check_layers(load_outline(source, command), config, params)  # before the weights are read
     rows, samples = read_calibration(arrow, config)
-    val_rows = tokens.read(val, merged_scores["rows"])
-    full = agreement.is_full(adapter)
-    network = load_model(adapter, "dvc repro train") if full else load_model(base, "dvc repro base")
+    val_rows = tokens.read(val, merged["rows"])
+    network = load_model(source, command)
     recipe, expected = plan_scheme(network, config)
     stored = network.dtype
     network = load_merged(network, adapter)
@@ -90,8 +88,8 @@ def main(
         before = save_model(network, stored, folder, rows, chosen.name)
         del network, recipe  # both hold the model; verify_model loads another
         for name in files.CHAT_FILES:  # byte for byte; the library would rewrite them
-            if (model / name).exists():
-                shutil.copyfile(model / name, folder / name)
+            if (base / name).exists():
+                shutil.copyfile(base / name, folder / name)
         scores = verify_model(folder, expected, rows, before, chosen.name)
         found = agreement.compare(
             lambda: agreement.load_trained(base, adapter, chosen),
@@ -100,10 +98,10 @@ def main(
             config.batch_size,
             folder,
         )["awq"]
-        size, merged_size = files.size_bytes(folder), files.size_bytes(model)
+        size, merged_size = files.size_bytes(folder), merged["size_bytes"]
         scores |= {
             **found,
-            "kept": agreement.kept(found["kl_mean"], merged_scores["kl_base_mean"]),
+            "kept": agreement.kept(found["kl_mean"], merged["kl_base_mean"]),
             "rows": len(val_rows),
             "calibration_rows": len(rows),
             "size_bytes": size,

@@ -18,7 +18,7 @@ import xxhash
 from stages.common import files, trained_on
 from stages.merge.delta import Delta
 from stages.merge.plan import Plan
-from stages.merge.tensors import DTYPES, Tensor, widen
+from stages.merge.tensors import DTYPES, Tensor, list_tensors, widen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,7 +75,7 @@ def write_others(others: list[Path], out: Path, dtype: str) -> None:
             files.write_json(out / file.name, config | {"dtype": "float32"})
         elif dtype == "float32" and file.name.endswith(".safetensors.index.json"):
             index = files.read_json(file)
-            index["metadata"] = (index.get("metadata") or {}) | {"total_size": files.size_bytes(out)}
+            index["metadata"] = (index.get("metadata") or {}) | {"total_size": sum(tensor.size for tensor in list_tensors(out))}
             files.write_json(out / file.name, index)
         else:
             shutil.copyfile(file, out / file.name)

@@ -32,6 +32,10 @@ def check(folder: Path, merged: Path, group_size: int) -> None:
     assert found["merged_size_bytes"] == (merged / "model.safetensors").stat().st_size
     assert found["size_ratio"] == round(found["size_bytes"] / found["merged_size_bytes"], 6) < 1
     assert 0 <= found["reload_kl_mean"] < 0.001
+    assert 0 < found["kl_mean"] <= found["kl_max"]
+    known = json.loads((merged.parents[1] / "metrics" / "merge.json").read_text(encoding="utf-8"))
+    assert found["kept"] == round(1 - found["kl_mean"] / known["kl_base_mean"], 6)
+    assert (found["rows"], found["tokens"]) == (known["rows"], known["tokens"])
     config = json.loads((folder / "models" / "awq" / "config.json").read_text(encoding="utf-8"))
     (group,) = config["quantization_config"]["config_groups"].values()
     assert (group["weights"]["num_bits"], group["weights"]["group_size"]) == (4, group_size)
@@ -176,9 +180,9 @@ def test_a_device_beside_the_host_holds_one_layer_at_a_time_and_changes_nothing(
 
 @pytest.mark.slow
 def test_a_prompt_and_the_models_answer_are_in_the_terminal(
-    params: Callable[..., Path], succeed: Callable[..., str], merged: Path, prepared: Path
+    params: Callable[..., Path], succeed: Callable[..., str], inputs: Callable[..., list[str | Path]]
 ) -> None:
     params({"awq.samples": 2})
-    lines = succeed(stage.main, "--model", merged, "--calibration", prepared / "calibration.arrow").splitlines()
+    lines = succeed(stage.main, *inputs()).splitlines()
     assert [line for line in lines if line.startswith("prompt: ") and "Write both words in capitals." in line]
     assert [line for line in lines if line.startswith("answer: ")]

@@ -42,7 +42,7 @@ def test_as_many_rows_are_used_as_samples_says_and_no_others(
     folder = quantise({"awq.samples": 3})
     hashes, found = files.hashes(folder / "models" / "awq"), scores(folder)
     three = write_rows(tmp_path / "three.arrow", tokens.read(prepared / "calibration.arrow", 3))
-    quantise({"awq.samples": 3}, three)
+    quantise({"awq.samples": 3}, calibration=three)
     assert files.hashes(folder / "models" / "awq") == hashes
     assert scores(folder) == found
     assert found["calibration_rows"] == 3
@@ -56,7 +56,7 @@ def test_with_the_loss_mask_only_assistant_tokens_count(
     norm = "model.layers.0.input_layernorm.weight"  # AWQ multiplies its scales into this one
     assert not masked[norm].equal(tensors(awq)[norm])
     rows = [tokens.TokenRow(row.ids, [1] * len(row.ids)) for row in tokens.read(prepared / "calibration.arrow")]
-    everything = quantise({"awq.use_loss_mask": True}, write_rows(tmp_path / "everything.arrow", rows))
+    everything = quantise({"awq.use_loss_mask": True}, calibration=write_rows(tmp_path / "everything.arrow", rows))
     assert files.hashes(everything / "models" / "awq") == files.hashes(awq)
 
 

@@ -56,12 +56,16 @@ def test_where_only_the_head_is_quantised_nothing_is_smoothed(quantise: Callable
 
 @pytest.mark.slow
 def test_an_ignored_layer_beside_quantised_ones_is_scaled_with_them_and_a_note_tells(
-    params: Callable[..., Path], succeed: Callable[..., str], merged: Path, prepared: Path, tmp_path: Path
+    params: Callable[..., Path],
+    succeed: Callable[..., str],
+    merged: Path,
+    inputs: Callable[..., list[str | Path]],
+    tmp_path: Path,
 ) -> None:
     """AWQ divides the norm, so every reader of it must be multiplied, or the model would compute something else."""
     name = "model.layers.0.self_attn.q_proj"
     params({"awq.ignore": ["lm_head", name], "awq.samples": 2})
-    text = succeed(stage.main, "--model", merged, "--calibration", prepared / "calibration.arrow")
+    text = succeed(stage.main, *inputs())
     assert f"note: {name}: ignored, but not all that vLLM joins with them" in text
     before, after = tensors(merged), tensors(tmp_path / "models" / "awq")
     norm = "model.layers.0.input_layernorm.weight"

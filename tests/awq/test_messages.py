@@ -97,10 +97,10 @@ def test_params_that_do_not_fit_are_errors(refuse: Callable[..., str], changes: 
     ],
 )
 def test_an_ignored_layer_must_exist_before_the_weights_are_read(
-    refuse: Callable[..., str], merged: Path, tmp_path: Path, entry: str, problem: str
+    refuse: Callable[..., str], base: Path, tmp_path: Path, entry: str, problem: str
 ) -> None:
     folder = tmp_path / "models" / "outline"
-    shutil.copytree(merged, folder)
+    shutil.copytree(base, folder)
     (folder / "model.safetensors").write_bytes(b"nobody reads this")
     message = refuse({"awq.ignore": ["lm_head", entry]}, folder)
     assert message == f"params.yaml: awq.ignore: {entry!r} {problem}"
@@ -143,26 +143,31 @@ def lose_half(folder: Path) -> None:
     ids=["no config", "broken config", "no weights", "half of the weights", "missing weight", "other shape"],
 )
 def test_a_broken_model_folder_is_an_error(
-    refuse: Callable[..., str], merged: Path, tmp_path: Path, damage: Callable[[Path], object], message: str
+    refuse: Callable[..., str], base: Path, tmp_path: Path, damage: Callable[[Path], object], message: str
 ) -> None:
     folder = tmp_path / "models" / "broken"
-    shutil.copytree(merged, folder)
+    shutil.copytree(base, folder)
     words = len(tensors(folder)["model.embed_tokens.weight"])
     damage(folder)
-    expected = message.format("dvc repro merge", folder=folder, words=words)
+    expected = message.format("dvc repro base", folder=folder, words=words)
     assert refuse({}, folder) == f"{folder}{expected}"
 
 
 @pytest.mark.parametrize(
     ("missing", "command"),
-    [("models/merged", "dvc repro merge"), ("data/prepared/calibration.arrow", "dvc repro")],
+    [
+        ("models/base", "dvc repro base"),
+        ("models/adapter", "dvc repro train"),
+        ("metrics/merge.json", "dvc repro"),
+        ("data/prepared/calibration.arrow", "dvc repro"),
+    ],
 )
 def test_missing_inputs_are_named(
     params: Callable[..., Path], fail: Callable[..., str], workspace: Path, merged: Path, missing: str, command: str
 ) -> None:
     folder = params().parent
-    shutil.copytree(merged, folder / "models" / "merged")
-    shutil.copytree(workspace / "data", folder / "data")
+    for name in ("models", "data", "metrics"):
+        shutil.copytree(workspace / name, folder / name)
     path = folder / missing
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     message = fail(stage.main)

@@ -50,6 +50,7 @@ def test_the_answers_of_all_models_are_side_by_side(
     folder = answered({"awq": {"answer": "plum"}})
     assert succeed(stage.main) == (
         "merged_base: 1 rows won, 0 lost of 2, p 1.0\nawq_merged: 0 rows won, 0 lost of 2, p 1.0\n"
+        "awq_base: 1 rows won, 0 lost of 2, p 1.0\n"
     )
     first, text, last = files.read_rows(folder / "answers.jsonl")
     assert set(text) == {"text", "base", "merged", "awq"}
@@ -101,7 +102,7 @@ def test_comparing_again_gives_the_same_bytes(
 def test_differences_equal_those_of_the_scores(compared: Path) -> None:
     found = json.loads((compared / "compare.json").read_text(encoding="utf-8"))
     totals = {model: json.loads((compared / "eval" / f"{model}.json").read_text()) for model in MODELS}
-    for one, other in (("merged", "base"), ("awq", "merged")):
+    for one, other in (("merged", "base"), ("awq", "merged"), ("awq", "base")):
         for score in (*MEANS, "perplexity"):
             difference = found[f"{one}_{other}"][score]
             assert difference["difference"] == pytest.approx(totals[one][score] - totals[other][score], abs=2e-6)

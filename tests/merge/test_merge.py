@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from adapters import ALL, adapt, load
+from adapters import ALL, adapt, load, tensors
 
 from stages.common import files
 from stages.merge import __main__ as stage
@@ -45,6 +45,32 @@ def test_files_keep_their_tensors_when_there_are_several(
     assert json.loads((tmp_path / "metrics" / "merge.json").read_text())["rows"] == 4
 
 
+def test_in_float32_nothing_is_lost_and_the_files_say_so(
+    params: Callable[..., Path], succeed: Callable[..., str], base: Path, prepared: Path, tmp_path: Path
+) -> None:
+    """With several shards, a dtype in its old place, and numbers that stay bfloat16 in the base."""
+    import torch
+    from peft import PeftModel
+
+    folder = shutil.copytree(base, tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors"))
+    load(base, torch.bfloat16).save_pretrained(folder, max_shard_size="300KB")
+    adapter = adapt(folder, tmp_path / "adapter", **ALL)
+    params({"merge.rows": 4, "merge.dtype": "float32"})
+    succeed(stage.main, "--base", folder, "--adapter", "adapter", "--val", prepared / "val.arrow")
+    out = tmp_path / "models" / "merged"
+    exact = PeftModel.from_pretrained(load(folder), adapter).merge_and_unload().state_dict()
+    found = tensors(out)
+    assert {tensor.dtype for tensor in found.values()} == {torch.float32}
+    assert all(tensor.equal(exact[name]) for name, tensor in found.items())
+    assert len(list(out.glob("*.safetensors"))) == len(list(folder.glob("*.safetensors"))) > 1
+    assert json.loads((out / "config.json").read_text(encoding="utf-8"))["dtype"] == "float32"
+    index = json.loads((out / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in found.values())
+    scores = json.loads((tmp_path / "metrics" / "merge.json").read_text(encoding="utf-8"))
+    assert (scores["misplaced_weights"], scores["kept"]) == (0, 1)
+    assert load(out).state_dict().keys() == exact.keys()
+
+
 def test_merging_again_gives_the_same_bytes(
     params: Callable[..., Path], succeed: Callable[..., str], workspace: Path, merged: Path
 ) -> None:
@@ -59,8 +85,11 @@ def test_merging_again_gives_the_same_bytes(
 def test_the_metrics_have_their_names_and_pass_the_gates(merged: Path, workspace: Path, base: Path) -> None:
     found = json.loads((workspace / "metrics" / "merge.json").read_text())
     assert set(found) == {
-        *("base_size_bytes", "kl_max", "kl_mean", "merged_tensors", "rows", "size_bytes", "tokens", "top1_agreement")
+        *("base_size_bytes", "kl_max", "kl_mean", "merged_tensors", "rows", "size_bytes", "tokens", "top1_agreement"),
+        *("checked_tensors", "kept", "kl_base_mean", "misplaced_weights"),
     }
+    assert (found["checked_tensors"], found["misplaced_weights"]) == (14, 0)
+    assert found["kept"] == round(1 - found["kl_mean"] / found["kl_base_mean"], 6) > 0.9
     assert 0 <= found["kl_mean"] <= found["kl_max"] < 1e-3
     assert found["top1_agreement"] >= 0.99
     assert found["size_bytes"] == found["base_size_bytes"] == files.size_bytes(base)

