@@ -18,7 +18,8 @@ READERS = {
     ("train", "base"): (train.main, ()),
     ("merge", "base"): (merge.main, ()),
     ("merge", "adapter"): (merge.main, ()),
-    ("awq", "merged"): (awq.main, ()),
+    ("awq", "base"): (awq.main, ()),
+    ("awq", "adapter"): (awq.main, ()),
     ("eval", "awq"): (eval.main, ("--model", "models/awq", "--metrics", "x.json", "--answers", "x.jsonl")),
     ("report", "awq"): (report.main, ()),
 }

@@ -1,7 +1,7 @@
 """Measure the time and the host memory that awq needs, and compare the memory with the model's size.
 
 A Qwen2 with random weights is quantised with the repository's params on a few rows, in a process of its own. Its peak
-memory, without that of the libraries, is shown as a multiple of the model's bytes in the dtype of the computation.
+memory, without that of the libraries, is shown as a multiple of the model's bytes in float32.
 With a GPU, the peak of its memory is shown too. Run it with `make bench`, or with `docker/run --no-log python -m
 tools.bench.awq`.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from stages.common import device, tokens
+from stages.common import files, tokens
 from stages.common.params import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +41,10 @@ print(json.dumps({key: round(value / 1e9, 2) if value > 1e6 else round(value) fo
 """
 PATHS = {
     "params": "params.yaml",
-    "model": "merged",
+    "base": "model",
+    "adapter": "model",  # as a full fine-tuning leaves it
+    "val": "rows.arrow",
+    "merge": "merge.json",
     "calibration": "rows.arrow",
     "out": "awq",
     "metrics": "awq.json",
@@ -59,7 +62,7 @@ def main(hidden: int, layers: int, rows: int, length: int) -> None:
         weights = make_workspace(folder, hidden, layers, rows, length)
         options = [part for key, path in PATHS.items() for part in (f"--{key}", str(folder / path))]
         alone, used = run([]), run(options)
-    size = weights * device.choose().dtype.itemsize / 1e9
+    size = weights * 4 / 1e9  # float32, on any device
     click.echo(f"{weights / 1e6:.0f} million weights, {size:.2f} GB in memory; {rows} rows of {length} tokens")
     click.echo(f"{used['seconds']} s; peak of host memory {used['host']} GB, of which libraries {alone['host']} GB")
     click.echo(f"host memory without the libraries: {(used['host'] - alone['host']) / size:.2f} times the model")
@@ -88,8 +91,10 @@ def make_workspace(folder: Path, hidden: int, layers: int, rows: int, length: in
     heads = {"num_attention_heads": hidden // 64, "num_key_value_heads": hidden // 64}
     config = Qwen2Config(**shape, **heads, vocab_size=VOCABULARY, tie_word_embeddings=True)
     model = Qwen2ForCausalLM(config).to(torch.bfloat16)
-    model.save_pretrained(folder / "merged")
-    AutoTokenizer.from_pretrained(ROOT / "models" / "base").save_pretrained(folder / "merged")
+    model.save_pretrained(folder / "model")
+    AutoTokenizer.from_pretrained(ROOT / "models" / "base").save_pretrained(folder / "model")
+    known = {"kl_base_mean": 1.0, "rows": rows, "size_bytes": files.size_bytes(folder / "model")}
+    files.write_json(folder / "merge.json", known)
     rng = random.Random(7)
     ids = [[rng.randrange(3, 800) for _ in range(length)] for _ in range(rows)]
     masks = [[0] * (length // 2) + [1] * (length - length // 2) for _ in range(rows)]
