@@ -110,24 +110,9 @@ def render(chat_tokenizer: ChatTokenizer, row: Row, *, prompt: bool = False) -> 
     if "text" in row:
         text = f"{row['text']}{chat_tokenizer.special.get('eos_token', '')}"
         return chat_tokenizer.opening + text, [(len(chat_tokenizer.opening), len(chat_tokenizer.opening) + len(text))]
-    spans: list[tuple[int, int]] = []
-    parts: list[str] = []
-    tracker: Any = chat_tokenizer.template.environment
-    tracker.generation_log = (parts, spans)
-    messages, key = row["messages"], chat_tokenizer.reasoning_key
-    if key != REASONING:
-        messages = [one | {key: one[REASONING]} if REASONING in one else one for one in messages]
-    values = {"messages": messages, "tools": row.get("tools"), "documents": None}
-    try:
-        for part in chat_tokenizer.template.generate(
-            **values, add_generation_prompt=prompt, **chat_tokenizer.special
-        ):
-            parts.append(part)
-    except REFUSALS as error:
-        start = row["messages"][0]["content"][:40]
-        raise Refused(f"chat template: {error} (in the row that starts {start!r})", str(error)) from None
-    if any("weight" in message for message in messages):
-        answers = [message for message in messages if message["role"] == "assistant"]
+    parts, spans = _run_template(chat_tokenizer, row, row["messages"], prompt)
+    if any("weight" in message for message in row["messages"]):
+        answers = [message for message in row["messages"] if message["role"] == "assistant"]
         if len(spans) != len(answers):
             problem = (
                 f"{len(answers)} answers have {len(spans)} generation blocks, so one cannot be left out of the loss"
@@ -135,6 +120,50 @@ def render(chat_tokenizer: ChatTokenizer, row: Row, *, prompt: bool = False) -> 
             raise Refused(f"chat template: {problem}", problem)
         spans = [span for span, answer in zip(spans, answers, strict=True) if answer.get("weight") != 0]
     return "".join(parts), spans
+
+
+def render_prompt(chat_tokenizer: ChatTokenizer, row: Row, end: int | None = None) -> str:
+    """Render what a server shows to the model to get the message that follows.
+
+    Args:
+        chat_tokenizer: tokenizer and chat template.
+        row: a conversation.
+        end: the number of messages to render; None: all.
+
+    Raises:
+        Refused: see `render`.
+    """
+    return "".join(_run_template(chat_tokenizer, row, row["messages"][:end], True)[0])
+
+
+def _run_template(
+    chat_tokenizer: ChatTokenizer, row: Row, messages: list[dict[str, Any]], prompt: bool
+) -> tuple[list[str], list[tuple[int, int]]]:
+    """Return the parts of the text, in order, and where its generation blocks are."""
+    spans: list[tuple[int, int]] = []
+    parts: list[str] = []
+    template, key = chat_tokenizer.template, chat_tokenizer.reasoning_key
+    environment: Any = template.environment
+    environment.generation_log = (parts, spans)
+    if key != REASONING:
+        messages = [one | {key: one[REASONING]} if REASONING in one else one for one in messages]
+    values = {
+        **template.globals,
+        **chat_tokenizer.special,
+        "messages": messages,
+        "tools": row.get("tools"),
+        "documents": None,
+        "add_generation_prompt": prompt,
+    }
+    try:
+        # What `template.generate` does, without its detours: every row is rendered at least twice.
+        context = environment.context_class(environment, values, template.name, template.blocks)
+        for part in template.root_render_func(context):
+            parts.append(part)
+    except REFUSALS as error:
+        start = messages[0]["content"][:40]
+        raise Refused(f"chat template: {error} (in the row that starts {start!r})", str(error)) from None
+    return parts, spans
 
 
 def encode(chat_tokenizer: ChatTokenizer, rows: list[Row]) -> list[Encoded]:
@@ -160,7 +189,7 @@ def without_answer(row: Row) -> Row:
 
 def encode_prompts(chat_tokenizer: ChatTokenizer, rows: list[Row]) -> list[list[int]]:
     """Turn conversations that end before an assistant's answer into prompts: the token ids that a model continues."""
-    texts = [render(chat_tokenizer, row, prompt=True)[0] for row in rows]
+    texts = [render_prompt(chat_tokenizer, row) for row in rows]
     return [encoding.ids for encoding in chat_tokenizer.tokenizer.encode_batch(texts, add_special_tokens=False)]
 
 

@@ -13,6 +13,8 @@ import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 DICT_NAMES = frozenset(dir(dict))
+# Methods of a text that the sandbox allows as they are; it gives templates `format` in a form of its own.
+STR_METHODS = frozenset(name for name in dir(str) if name[0] != "_") - {"format", "format_map"}
 REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -56,18 +58,24 @@ def has_markers(source: str) -> bool:
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """The sandbox of transformers, with a shorter way to the keys of a message. The texts are the same."""
+    """The sandbox of transformers, with a shorter way to keys of a message and methods of a text: the same texts."""
 
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call a function of the template: the one for `{% generation %}` is ours, and needs no check."""
         if getattr(function, "__func__", None) is _Generation.log:
             return function(kwargs["caller"])
+        if type(getattr(function, "__self__", None)) is str:  # `getattr` below has let it pass
+            for name in ("_loop_vars", "_block_vars"):  # Jinja's own, for functions that ask for the context
+                kwargs.pop(name, None)
+            return function(*args, **kwargs)
         return super().call(context, function, *args, **kwargs)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """Look up `message.role`: in a dict that has no method of that name, the key."""
+        """Look up `message.role`: in a dict that has no method of that name, the key; or a method of a text."""
         if type(obj) is dict and attribute not in DICT_NAMES:
             return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
+        if type(obj) is str and attribute in STR_METHODS:
+            return getattr(obj, attribute)
         return super().getattr(obj, attribute)
 
 
