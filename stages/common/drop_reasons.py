@@ -15,6 +15,7 @@ REASONS = {
     "invalid_unicode": ("invalid_row", "the text is not UTF-8 (preprocess.files: encoding), or has a lone surrogate"),
     "template_refused": ("invalid_row", "the chat template rejects the row"),
     "lost_by_template": ("invalid_row", "the chat template leaves out a part of the row"),
+    "prompt_mismatch": ("invalid_row", "the row does not begin with the prompt that is served"),
     "no_supervised_token": ("invalid_row", "no token of the row is in the loss"),
     "empty_answer": ("empty_answer", "the answer is empty or missing"),
     "control_character": ("control_characters", "the text has a control character"),

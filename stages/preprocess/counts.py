@@ -80,6 +80,9 @@ def count_rows(sources: list[Source], facts: pa.Table, outcomes: Outcomes) -> di
         "tokens_truncated": pc.sum(facts_kept["tokens_cut"]).as_py(),
         "rows_without_supervised_tokens": len(dropped.get("no_supervised_token", ())),
         "rows_without_supervised_stop": len(lengths) - pc.sum(facts_kept["ends_in_stop"]).as_py(),
+        "turns": _total(facts_kept, "turns"),
+        "turns_not_as_served": _total(facts_kept, "turns_left_out"),
+        "turns_without_their_stop": _total(facts_kept, "other_ends"),
         "supervised_share": round(pc.sum(facts_kept["supervised_tokens"]).as_py() / int(lengths.sum()), 6),
         "tokens": {f"p{q}": _percentile(lengths, q) for q in (50, 95, 99)} | {"max": int(lengths[-1])},
         "findings": {kind: len(rows) for kind, rows in found.items()},
@@ -101,6 +104,21 @@ def describe_counts(counts: dict[str, Any]) -> list[str]:
     for reason, number in counts["rows_dropped"].items():
         lines.append(f"dropped, {reason}: {number} (such as {counts['examples'][reason][0]})")
         lines += [f"  {detail}: {rows}" for detail, rows in counts["details"].get(reason, {}).items()]
+    if number := counts["rows_without_supervised_stop"]:
+        lines.append(
+            f"WARNING: {number} rows have an answer in the loss that does not end in a stop token, so the model would "
+            "not learn to stop: put the token inside the template's generation block, or set base.stop_token"
+        )
+    if number := counts["turns_not_as_served"]:
+        lines.append(
+            f"not in the loss: {number} answers before the last of their conversation, next to {counts['turns']} in "
+            "it: the template writes their prompts, or them, in another way when more messages follow"
+        )
+    if number := counts["turns_without_their_stop"]:
+        lines.append(
+            f"in the loss without their last token: {number} of {counts['turns']} answers, as the template ends them "
+            "in another token when more messages follow"
+        )
     for kind, number in counts["findings"].items():
         lines.append(f"found, {kind}: {number} (such as {counts['examples'][kind][0]})")
     for key, words in (("unread", "not read"), ("numbers_as_text", "numbers read as text")):
@@ -108,6 +126,10 @@ def describe_counts(counts: dict[str, Any]) -> list[str]:
             if file[key]:
                 lines.append(f"{words}, {name}: {', '.join(f'{name} ({rows})' for name, rows in file[key].items())}")
     return lines
+
+
+def _total(facts: pa.Table, column: str) -> int:
+    return int(pc.sum(facts[column]).as_py())
 
 
 def length_table(facts: pa.Table, outcomes: Outcomes) -> str:

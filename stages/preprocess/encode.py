@@ -16,6 +16,8 @@ from stages.preprocess.filters import RowState, context_text, drop, spoken_text
 from stages.preprocess.lost_parts import find_lost, unwritten_ids
 from stages.preprocess.over_length import truncate
 from stages.preprocess.params import PreprocessParams
+from stages.preprocess.row_values import DropRow
+from stages.preprocess.served import REASON, Judge
 
 BATCH = 1000  # rows
 CHARACTERS = 1 << 23  # a batch with more characters ends earlier
@@ -30,25 +32,24 @@ def encode_rows(rows: Iterable[RowState], chat_tokenizer: ChatTokenizer, config:
         click.ClickException: a row with a drop reason that the params make an error.
     """
     waiting: deque[tuple[Batch, Future[list[Encoded]]]] = deque()
+    judge = Judge(chat_tokenizer)
     with ThreadPoolExecutor(2) as tokenizer:  # one tokenizes while the other builds lists and masks
-        for batch in _rendered_batches(rows, chat_tokenizer, config):
+        for batch in _rendered_batches(rows, judge, config):
             texts = [row.rendered for row in batch if not row.drop_reason]
             waiting.append((batch, tokenizer.submit(chat.tokenize, chat_tokenizer, texts)))
             if len(waiting) > 1:
-                yield _fit(*waiting.popleft(), chat_tokenizer, config)
+                yield _fit(*waiting.popleft(), judge, config)
         while waiting:
-            yield _fit(*waiting.popleft(), chat_tokenizer, config)
+            yield _fit(*waiting.popleft(), judge, config)
 
 
-def _rendered_batches(
-    rows: Iterable[RowState], chat_tokenizer: ChatTokenizer, config: PreprocessParams
-) -> Iterator[Batch]:
+def _rendered_batches(rows: Iterable[RowState], judge: Judge, config: PreprocessParams) -> Iterator[Batch]:
     batch: Batch = []
     size = 0
     with tqdm(rows, desc="preprocess", unit=" rows", unit_scale=True, disable=None) as bar:
         for row in bar:
             if not row.drop_reason:
-                _render(row, chat_tokenizer, config)
+                _render(row, judge, config)
             batch.append(row)
             size += len(row.rendered[0])
             if len(batch) == BATCH or size > CHARACTERS:
@@ -58,31 +59,33 @@ def _rendered_batches(
         yield batch
 
 
-def _render(row: RowState, chat_tokenizer: ChatTokenizer, config: PreprocessParams) -> None:
-    """Render a row, and drop it where the template rejects it or leaves out a part of it."""
+def _render(row: RowState, judge: Judge, config: PreprocessParams) -> None:
+    """Render a row, and drop it where the template rejects it, leaves out a part of it, or asks in another way."""
     try:
-        text, spans = chat.render(chat_tokenizer, row.content)
+        text, spans = chat.render(judge.chat_tokenizer, row.content)
+        row.served = judge.find(row.content, text, spans)
     except chat.Refused as refused:
         drop(row, "template_refused", config, refused.reason)
         return
-    if lost := find_lost(row.content, text):
+    except DropRow as dropped:
+        drop(row, dropped.reason, config, dropped.detail)
+        return
+    if lost := find_lost(row.content, text, spans, row.served.left_out):
         drop(row, "lost_by_template", config, lost)
         return
     if any(len(message) > 2 for message in row.content.get("messages", ())):
         row.source.reading.unread.update(unwritten_ids(row.content, text))
-    row.rendered = text, spans
+    row.rendered = text, row.served.spans
 
 
-def _fit(
-    batch: Batch, tokens: "Future[list[Encoded]]", chat_tokenizer: ChatTokenizer, config: PreprocessParams
-) -> Batch:
+def _fit(batch: Batch, tokens: "Future[list[Encoded]]", judge: Judge, config: PreprocessParams) -> Batch:
     """Set the tokens of each row. Truncate or drop rows that are too long, drop rows without a supervised token."""
     for row, encoded in zip((row for row in batch if not row.drop_reason), tokens.result(), strict=True):
         row.encoded = encoded
         if len(encoded.ids) > config.max_length and config.over_length == "truncate":
-            cut = truncate(row.content, row.rendered, encoded, chat_tokenizer, config.max_length)
+            cut = truncate(row.content, row.rendered, encoded, judge, config.max_length)
             if cut:
-                row.content, row.encoded = cut
+                row.content, row.rendered, row.encoded, row.served = cut
                 row.tokens_cut += len(encoded.ids) - len(row.encoded.ids)
         if len(row.encoded.ids) > config.max_length:
             drop(row, "over_length", config)
@@ -91,17 +94,18 @@ def _fit(
         else:
             if row.tokens_cut:  # two rows may differ only in what was cut off
                 row.spoken, row.context = spoken_text(row.content, "\0"), context_text(row.content)
-            row.ends_in_stop = "text" in row.content or _ends_in_stop(row.encoded, chat_tokenizer)
+            _judge_tokens(row, judge, config)
     return batch
 
 
-def _ends_in_stop(encoded: Encoded, chat_tokenizer: ChatTokenizer) -> bool:
-    """Whether the last supervised token is a stop token. White space may follow it, as in TRL's templates."""
-    for token, supervised in zip(reversed(encoded.ids), reversed(encoded.mask), strict=True):
-        if not supervised:
-            continue
-        if token in chat_tokenizer.stop_ids:
-            return True
-        if chat_tokenizer.tokenizer.decode([token], skip_special_tokens=False).strip():
-            return False
-    return False
+def _judge_tokens(row: RowState, judge: Judge, config: PreprocessParams) -> None:
+    """Compare the ids of a row with those of its prompts, and see whether each of its answers ends in a stop token."""
+    if "text" in row.content:
+        row.ends_in_stop = True
+        return
+    try:
+        row.encoded, row.served = judge.compare(row.rendered[0], row.served, row.encoded)
+    except DropRow as dropped:
+        drop(row, dropped.reason, config, dropped.detail)
+        return
+    row.ends_in_stop = judge.missing_stops(row.encoded) <= row.served.other_ends

@@ -21,13 +21,14 @@ from stages.preprocess.over_length import shorten
 from stages.preprocess.params import PreprocessParams
 from stages.preprocess.readers import read_rows
 from stages.preprocess.row_values import DropRow, dump, strings
+from stages.preprocess.served import Served
 from stages.preprocess.sensitive import PERSONAL_DATA, SECRETS, find_kinds
 from stages.preprocess.sources import Source, absent_column
 
 # All of C0, DEL and C1 without tab and line ends, and the code points that Unicode never assigns.
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff]")
 PRINTABLE = b"\t\n\r" + bytes(range(0x20, 0x7F))  # ASCII without control characters
-NOT_ENCODED = Encoded([], b"")
+NOT_ENCODED, NOT_SERVED = Encoded([], b""), Served([])
 HUGE = 16  # characters per token: a longer row is looked at before it is tokenised as a whole
 # Texts for which the language model names every language that it knows, each with its likelihood.
 PROBES = ("a", "hello", "привет", "你好", "مرحبا", "la lojbo bangu", "1234")
@@ -48,9 +49,10 @@ class RowState:
         findings: kinds of secrets and personal data in its text.
         spoken: its messages without the system message, for comparison with other rows.
         context: its roles, system message and tools, for the same comparison.
-        rendered: the text that the chat template gives, and the character ranges that the assistant writes.
+        rendered: the text that the chat template gives, and the character ranges that are in the loss.
+        served: these ranges, and which answers are not among them.
         encoded: token ids and loss mask.
-        ends_in_stop: whether its last supervised token is a stop token.
+        ends_in_stop: whether each of its answers in the loss ends in a stop token.
         tokens_cut: how many tokens were cut off to fit into preprocess.max_length.
     """
 
@@ -64,6 +66,7 @@ class RowState:
     spoken: str = ""
     context: str = ""
     rendered: tuple[str, list[tuple[int, int]]] = ("", [])
+    served: Served = NOT_SERVED
     encoded: Encoded = NOT_ENCODED
     ends_in_stop: bool = False
     tokens_cut: int = 0

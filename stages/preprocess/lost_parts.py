@@ -10,30 +10,41 @@ from stages.common.chat import REASONING, Row
 SCHEMA_NOTES = frozenset(("type", "title", "format", "$schema", "strict", "required", "additionalProperties"))
 
 
-def find_lost(content: Row, text: str) -> str:
+def find_lost(content: Row, text: str, spans: list[tuple[int, int]], left_out: int = 0) -> str:
     """Name the first part of a row that is not in its rendered text: a message, its reasoning, a tool call or a tool.
+
+    A call is looked for in the answers, a tool outside them: the name of a function alone stands in both.
 
     Args:
         content: messages and tools, or text.
         text: what the template made of it.
+        spans: its generation blocks.
+        left_out: answers before the last that are not in the loss. A template may have left out their reasoning.
 
     Returns:
         The part, such as `the reasoning of message 2`, or "" if all of them are there.
     """
-    for number, message in enumerate(content.get("messages", []), start=1):
+    messages = content.get("messages", [])
+    for number, message in enumerate(messages, start=1):
         if message["content"].strip() not in text and not is_in(message["content"].strip(), text):
             return f"the content of message {number}, {message['role']}"
         if len(message) > 2:
-            if not is_in(message.get(REASONING, "").strip(), text):
+            forgotten = left_out and number < len(messages)
+            if not forgotten and not is_in(message.get(REASONING, "").strip(), text):
                 return f"the reasoning of message {number}"
-            for call in message.get("tool_calls", ()):
+            calls = message.get("tool_calls", ())
+            answers = "\0".join(text[start:end] for start, end in spans) if calls and "weight" not in message else text
+            for call in calls:
                 for part in (call["function"]["name"], *leaves(call["function"]["arguments"])):
-                    if not is_in(part, text):
+                    if not is_in(part, answers):
                         return f"{part!r:.60} of a tool call"
-    for tool in content.get("tools", ()):
-        for part in schema_leaves(tool["function"]):
-            if not is_in(part, text):
-                return f"{part!r:.60} of the tool {tool['function'].get('name')!r:.40}"
+    if "tools" in content:
+        starts, ends = [0, *(end for _, end in spans)], [*(start for start, _ in spans), len(text)]
+        outside = "\0".join(text[start:end] for start, end in zip(starts, ends, strict=True))
+        for tool in content["tools"]:
+            for part in schema_leaves(tool["function"]):
+                if not is_in(part, outside):
+                    return f"{part!r:.60} of the tool {tool['function'].get('name')!r:.40}"
     return ""
 
 
@@ -49,11 +60,12 @@ def unwritten_ids(content: Row, text: str) -> Iterator[str]:
 
 
 def is_in(part: Any, text: str) -> bool:
-    """Whether a text, as it is or as JSON text, or another value as JSON or Python writes it, is in the text."""
+    """Whether a text, as it is or in quotes, or another value as JSON or Python writes it, is in the text."""
     if isinstance(part, str):
         if part in text:
             return True
-        return any(json.dumps(part, ensure_ascii=ascii_)[1:-1] in text for ascii_ in (False, True))
+        single = json.dumps(part, ensure_ascii=False)[1:-1].replace('\\"', '"').replace("'", "\\'")  # LFM2's notation
+        return any(form in text for form in (json.dumps(part, ensure_ascii=False)[1:-1], json.dumps(part)[1:-1], single))
     return json.dumps(part) in text or str(part) in text
 
 

@@ -8,6 +8,7 @@ from stages.common import chat
 from stages.common.chat import ChatTokenizer, Encoded, Row
 from stages.preprocess.params import PreprocessParams
 from stages.preprocess.row_values import DropRow, strings
+from stages.preprocess.served import Judge, Served, Spans
 
 PIECE = 16  # characters per token of the beginning that is tokenised
 MARGIN = 1.1  # the end of the beginning may be tokenised otherwise in the row, and the template adds tokens
@@ -60,32 +61,39 @@ def truncate(
     content: Row,
     rendered: tuple[str, list[tuple[int, int]]],
     encoded: Encoded,
-    chat_tokenizer: ChatTokenizer,
+    judge: Judge,
     limit: int,
-) -> tuple[Row, Encoded] | None:
+) -> tuple[Row, tuple[str, Spans], Encoded, Served] | None:
     """Cut plain text at the limit, a conversation after the last full answer that fits.
 
     Args:
         content: messages or text.
         rendered: its text and the spans in the loss, from `chat.render`.
         encoded: its tokens, more than `limit`.
-        chat_tokenizer: the model's tokenizer.
+        judge: finds what of a conversation is in the loss.
         limit: tokens that are left at most.
 
     Returns:
-        What is left, and its tokens; None where no answer fits.
+        What is left, its text and spans in the loss, its tokens, and what is in the loss; None where no answer fits.
     """
+    chat_tokenizer = judge.chat_tokenizer
     if "text" in content:
         text, spans = rendered
         end = chat_tokenizer.tokenizer.encode(text, add_special_tokens=False).offsets[limit - 1][1]
-        return {"text": text[spans[0][0] : end]}, Encoded(encoded.ids[:limit], encoded.mask[:limit])
+        cut = {"text": text[spans[0][0] : end]}
+        return cut, rendered, Encoded(encoded.ids[:limit], encoded.mask[:limit]), Served(spans)
     messages = content["messages"]
     answers = [
         n for n, message in enumerate(messages) if message["role"] == "assistant" and "tool_calls" not in message
     ]
     for last in reversed(answers[:-1]):
         cut = content | {"messages": messages[: last + 1]}
-        tokens = chat.encode(chat_tokenizer, [cut])[0]
+        try:
+            text, spans = chat.render(chat_tokenizer, cut)
+            served = judge.find(cut, text, spans)
+        except (DropRow, chat.Refused):  # another answer may end in a place that the template can ask for
+            continue
+        (tokens,) = chat.tokenize(chat_tokenizer, [(text, served.spans)])
         if len(tokens.ids) <= limit:
-            return cut, tokens
+            return cut, (text, served.spans), tokens, served
     return None

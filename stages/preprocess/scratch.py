@@ -32,6 +32,9 @@ FACTS = pa.schema(
         "tokens": pa.int32(),
         "supervised_tokens": pa.int32(),
         "ends_in_stop": pa.bool_(),
+        "turns": pa.int32(),
+        "turns_left_out": pa.int32(),
+        "other_ends": pa.int32(),
         "tokens_cut": pa.int32(),
         "findings": pa.string(),
     }
@@ -83,6 +86,9 @@ def _record_batch(rows: list[RowState], keys: list[bytes], seed: int) -> pa.Reco
         "tokens": [len(row.encoded.ids) or None for row in rows],
         "supervised_tokens": [row.encoded.mask.count(1) if row.encoded.ids else None for row in rows],
         "ends_in_stop": [row.ends_in_stop for row in rows],
+        "turns": [0 if row.drop_reason or "text" in row.content else len(row.served.spans) for row in rows],
+        "turns_left_out": [0 if row.drop_reason else row.served.left_out for row in rows],
+        "other_ends": [0 if row.drop_reason else row.served.other_ends for row in rows],
         "tokens_cut": [0 if row.drop_reason else row.tokens_cut for row in rows],
         "findings": [" ".join(row.findings) for row in rows],
         "text": [
