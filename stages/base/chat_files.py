@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from stages.base import marks, probes, template_date, tokenizer_class
+from stages.base import marks, probes, template_date, template_kwargs, tokenizer_class
 from stages.base.params import BaseParams
 from stages.common import chat, chat_template, files
 
@@ -61,16 +61,17 @@ def prepare(config: BaseParams, folder: Path, origin: Path) -> dict[str, Any]:
 def set_chat_template(
     config: BaseParams, folder: Path, tokenizer: "PreTrainedTokenizerBase", origin: Path
 ) -> dict[str, Any]:
-    """Write one chat template with generation markers and a fixed date to chat_template.jinja.
+    """Write one chat template with generation markers, a fixed date and base.template_kwargs to chat_template.jinja.
 
     It is base.chat_template when set, else the model's own. One without markers is replaced by one with markers, as
     `find_marked` finds it.
 
     Returns:
-        What is not the model's own: the template's source and what it renders otherwise, and the fixed date.
+        What is not the model's own: the template's source and what it renders otherwise, the fixed date and the
+        settings.
 
     Raises:
-        click.ClickException: there is no such template.
+        click.ClickException: there is no such template, or it does not read such a setting.
     """
     own = config.chat_template or read_template(folder)
     if not own:
@@ -84,6 +85,9 @@ def set_chat_template(
         found = find_marked(tokenizer, source, day, file_of_template(config, origin))
         source = found.text
         record["chat_template"] = {"from": found.name, "other_text": found.other_text, "also": found.also}
+    if config.template_kwargs:
+        source = template_kwargs.write(source, config.template_kwargs)
+        record["template_kwargs"] = config.template_kwargs
     (folder / "chat_template.jinja").write_text(source, encoding="utf-8", newline="\n")
     return record
 
@@ -176,6 +180,8 @@ def describe(changed: dict[str, Any]) -> Iterator[str]:
         yield f"chat template: {found['from']}, with generation markers; {says} ({len(probes.PROBES)} conversations)"
     if day := changed.get("template_date"):
         yield f"chat template: the date is always {day} (base.template_date)"
+    if settings := changed.get("template_kwargs"):
+        yield f"chat template: {json.dumps(settings)} is part of it (base.template_kwargs)"
     if found := changed.get("tokenizer_class"):
         yield f"tokenizer: {found['to']} for {found['from']}, which gives other tokens than tokenizer.json"
 

@@ -51,6 +51,7 @@ class BaseParams(Section):
     revision: str | None
     chat_template: str | None
     template_date: Annotated[str, AfterValidator(iso_date)]
+    template_kwargs: dict[str, bool | int | str]
     stop_token: str | None
     gguf: GgufParams
     tiny: TinyParams

@@ -37,19 +37,27 @@ def load(folder: Path, config: dict[str, Any]) -> tuple[jinja2.Template, str]:
             f"{file}: no {{% generation %}} markers around the assistant's answer, so the loss mask would be empty; "
             "set base.chat_template to a template with markers"
         )
-    # The environment of transformers, without `strftime_now`: a template that writes today's date gives other tokens
-    # tomorrow. Without that function, such templates write a fixed date.
-    environment = _Environment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
+    environment = new_environment()
     try:
         template = environment.from_string(source)
     except jinja2.TemplateSyntaxError as error:
         raise click.ClickException(f"{file}:{error.lineno}: {error.message}; fix the template") from None
     template.globals = dict(template.globals)  # faster: Jinja would search its chain of mappings again for every row
     return template, next((key for key in REASONING_KEYS if key in source), REASONING_KEYS[0])
+
+
+def new_environment() -> jinja2.Environment:
+    """Return the environment of transformers, without `strftime_now`.
+
+    A template that writes today's date gives other tokens tomorrow. Without that function, such templates write a
+    fixed date.
+    """
+    environment = _Environment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    return environment
 
 
 def has_markers(source: str) -> bool:
