@@ -41,6 +41,7 @@ def main(params: Path, model: Path, val: Path, token_file: Path, general: Path, 
     chat_tokenizer = chat.load(model)
     texts = read_general(general, chat_tokenizer)
     prompts = chat.encode_prompts(chat_tokenizer, [chat.without_answer(row) for row in rows if "messages" in row])
+    require_prompts(token_file, rows, encoded, prompts)
     tasks = find_tasks(config.tasks)
 
     # Work
@@ -80,6 +81,33 @@ def read_val(val: Path, token_file: Path, limit: int) -> tuple[list[chat.Row], l
     if len(rows) != (count := tokens.table(token_file).num_rows):
         raise click.ClickException(f"{token_file}: {count} rows, {val}: {len(rows)}; run `dvc repro preprocess`")
     return rows[:limit], encoded
+
+
+def require_prompts(
+    token_file: Path, rows: list[chat.Row], encoded: list[TokenRow], prompts: list[list[int]]
+) -> None:
+    """Check that the tokens of each conversation begin with its prompt, and that the last answer follows it at once.
+
+    So the reference is what follows the very prompt that is asked.
+
+    Args:
+        token_file: for messages.
+        rows: conversations and plain texts.
+        encoded: their tokens.
+        prompts: of the conversations only.
+
+    Raises:
+        click.ClickException: the tokens of a row begin in another way.
+    """
+    asked = [place for place, row in enumerate(rows) if "messages" in row]
+    for place, prompt in zip(asked, prompts, strict=True):
+        ids, mask = encoded[place]
+        size = len(prompt)
+        if ids[:size] != prompt or mask[size - 1 : size + 1] != [0, 1] or bytes([0, 1]) in bytes(mask[size:]):
+            raise click.ClickException(
+                f"{token_file}: row {place + 1}: not the model's prompt and an answer after it, so no answer could be "
+                "right; run `dvc repro preprocess`"
+            )
 
 
 def read_general(path: Path, chat_tokenizer: ChatTokenizer) -> list[TokenRow]:

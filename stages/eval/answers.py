@@ -63,10 +63,10 @@ def score_rows(
 
 
 def reference(row: TokenRow, chat_tokenizer: ChatTokenizer) -> str:
-    """Decode the last run of tokens in the loss: the answer as the model would write it.
+    """Decode the last run of tokens in the loss: the answer as the model would write it after its prompt.
 
-    So a tool call is text in the template's own notation, and an empty think block that the template adds is part of
-    the reference. Stop tokens and blanks at the end are left out: TRL's templates put a newline after the stop token.
+    So a tool call is text in the template's own notation, and an empty think block is part of the reference where the
+    template does not put it into the prompt. Stop tokens and blanks at the end are left out.
     """
     start, end = last_run(row)
     ids = row.ids[start:end]

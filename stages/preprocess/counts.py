@@ -39,6 +39,8 @@ def check_losses(
         + (f": {next(iter(details[reason]))}" if reason in details else "")
         for reason, number in sorted(dropped.items())
     )
+    if "prompt_mismatch" in dropped:
+        reasons += "; base.template_kwargs may change the prompt, see docs/base.md"
     if not left:
         raise click.ClickException(f"{folder}: all {read} rows dropped ({reasons}); see docs/data.md")
     unwanted = sum(number for reason, number in dropped.items() if reason not in WANTED)

@@ -68,7 +68,7 @@ def _render(row: RowState, judge: Judge, config: PreprocessParams) -> None:
         drop(row, "template_refused", config, refused.reason)
         return
     except DropRow as dropped:
-        drop(row, dropped.reason, config, dropped.detail)
+        drop(row, dropped.reason, config, judge.explain(row.content, dropped.detail))
         return
     if lost := find_lost(row.content, text, spans, row.served.left_out):
         drop(row, "lost_by_template", config, lost)
@@ -106,6 +106,6 @@ def _judge_tokens(row: RowState, judge: Judge, config: PreprocessParams) -> None
     try:
         row.encoded, row.served = judge.compare(row.rendered[0], row.served, row.encoded)
     except DropRow as dropped:
-        drop(row, dropped.reason, config, dropped.detail)
+        drop(row, dropped.reason, config, judge.explain(row.content, dropped.detail))
         return
     row.ends_in_stop = judge.missing_stops(row.encoded) <= row.served.other_ends

@@ -15,14 +15,15 @@ import orjson
 from stages.common.chat import ChatTokenizer, Encoded, Row
 from stages.common.drop_reasons import REASONS
 from stages.preprocess.contamination import Benchmarks, overlaps
+from stages.preprocess.control_tokens import find_control_tokens
 from stages.preprocess.conversation import check_order
 from stages.preprocess.formats import convert
 from stages.preprocess.over_length import shorten
 from stages.preprocess.params import PreprocessParams
 from stages.preprocess.readers import read_rows
 from stages.preprocess.row_values import DropRow, dump, strings
-from stages.preprocess.served import Served
 from stages.preprocess.sensitive import PERSONAL_DATA, SECRETS, find_kinds
+from stages.preprocess.served import Served
 from stages.preprocess.sources import Source, absent_column
 
 # All of C0, DEL and C1 without tab and line ends, and the code points that Unicode never assigns.
@@ -32,7 +33,7 @@ NOT_ENCODED, NOT_SERVED = Encoded([], b""), Served([])
 HUGE = 16  # characters per token: a longer row is looked at before it is tokenised as a whole
 # Texts for which the language model names every language that it knows, each with its likelihood.
 PROBES = ("a", "hello", "привет", "你好", "مرحبا", "la lojbo bangu", "1234")
-DETAIL = 120  # characters of the cause of a drop
+DETAIL = 160  # characters of the cause of a drop
 
 
 @dataclass
@@ -80,10 +81,8 @@ def check_rows(
     Raises:
         click.ClickException: a damaged file, or a row with a drop reason that the params make an error.
     """
-    tokens = [
-        token.content for token in chat_tokenizer.tokenizer.get_added_tokens_decoder().values() if token.special
-    ]
-    is_special = special_search(tokens if config.special_tokens != "keep" else [])
+    keep = config.special_tokens == "keep"
+    is_special = special_search([] if keep else find_control_tokens(chat_tokenizer))
     in_wanted_language = language_check(config.languages)
     huge = HUGE * config.max_length
     for source in sources:

@@ -5,7 +5,9 @@ way than the same messages in a whole conversation: with `<think>` at its end, o
 An answer after such tokens would be learned in a place where no server ever asks for it.
 """
 
+import dataclasses
 import re
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from stages.common import chat
@@ -16,7 +18,9 @@ Spans = list[tuple[int, int]]
 REASON = "prompt_mismatch"
 NEAR = 200  # characters before a place in which the last special token is looked for
 SHOWN = 40  # characters of a text in a message
-OPENERS = 64  # ends of prompts that are remembered
+OPENERS, REMEDIES = 64, 8  # ends of prompts and problems that are remembered
+# Settings of chat templates that change the end of a prompt; `base.template_kwargs` makes them.
+SETTINGS = {"enable_thinking": (False, True), "thinking": (False, True)}
 
 
 class Served(NamedTuple):
@@ -46,6 +50,7 @@ class Judge:
         added = sorted(tokenizer.get_added_tokens_decoder().values(), key=lambda token: -len(token.content))
         self.split = re.compile("|".join(re.escape(token.content) for token in added) or "(?!)")
         self.openers: dict[str, list[int]] = {}
+        self.remedies: dict[str, str] = {}
 
     def find(self, row: Row, text: str, spans: Spans) -> Served:
         """Find what of a row's text is in the loss.
@@ -176,6 +181,27 @@ class Judge:
         joined = next((text[left:right] for left, right in offsets if left < start < right), "others")
         ending = self._opener(text, start) or text[max(0, start - SHOWN // 2) : start]
         return f"the prompt ends in {ending[-SHOWN:]!r}, whose last characters are in the token {joined[:SHOWN]!r}"
+
+    def explain(self, row: Row, problem: str) -> str:
+        """Add to a problem the setting of the template with which a row's last answer follows its prompt, if any."""
+        if problem not in self.remedies and len(self.remedies) < REMEDIES:
+            fits = (f"; base.template_kwargs {{{one}: {str(on).lower()}}} fits" for one, on in self._fitting(row))
+            self.remedies[problem] = next(fits, "")
+        return problem + self.remedies.get(problem, "")
+
+    def _fitting(self, row: Row) -> Iterator[tuple[str, bool]]:
+        for name, values in SETTINGS.items():
+            for value in values:
+                special: dict[str, Any] = self.chat_tokenizer.special | {name: value}
+                other = Judge(dataclasses.replace(self.chat_tokenizer, special=special))
+                try:
+                    text, spans = chat.render(other.chat_tokenizer, row)
+                    served = other.find(row, text, spans)
+                    (encoded,) = chat.tokenize(other.chat_tokenizer, [(text, served.spans)])
+                    other.compare(text, served, encoded)
+                    yield name, value
+                except (DropRow, chat.Refused):
+                    continue
 
     def missing_stops(self, encoded: Encoded) -> int:
         """Count the answers in the loss whose last token is not a stop token."""

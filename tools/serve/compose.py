@@ -133,4 +133,4 @@ def variables(params: ServeParams, settings: dict[str, str], one: Endpoint) -> d
 def _arguments(params: ServeParams, one: Endpoint) -> list[str]:
     """Return the arguments after vLLM's address."""
     adapters = {name: Path(folder) for name, folder in one.adapters.items()}
-    return vllm_arguments(params, one.name, adapters, ADAPTERS)
+    return vllm_arguments(params, one.name, adapters, ADAPTERS, Path(one.folder))

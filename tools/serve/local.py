@@ -124,7 +124,8 @@ def _vllm(
 ) -> Program:
     """Return the program of one server. It runs beside the model and its adapters, as clients see their paths."""
     folder = Path(one.folder)
-    arguments = vllm_arguments(params, one.name, {alias: Path(path) for alias, path in one.adapters.items()})
+    adapters = {alias: Path(path) for alias, path in one.adapters.items()}
+    arguments = vllm_arguments(params, one.name, adapters, folder=folder)
     vllm = find_vllm()
     own = variables | {"PATH": f"{vllm.parent}{os.pathsep}{variables['PATH']}"}
     command = [str(vllm), "serve", folder.name, "--uds", str(socket), *arguments]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from stages.base import template_kwargs
 from stages.eval.server_variables import COMPUTE, REFUSING_PROXY, SYSTEM, inherited
 from stages.eval.vllm_server import SETTINGS
 from tools.serve.params import ServeParams
@@ -29,7 +30,9 @@ def find_vllm() -> Path:
     return path
 
 
-def vllm_arguments(params: ServeParams, name: str, adapters: dict[str, Path], place: str = "") -> list[str]:
+def vllm_arguments(
+    params: ServeParams, name: str, adapters: dict[str, Path], place: str = "", folder: Path | None = None
+) -> list[str]:
     """Return the arguments that follow `vllm serve FOLDER`, except the address.
 
     Args:
@@ -37,6 +40,8 @@ def vllm_arguments(params: ServeParams, name: str, adapters: dict[str, Path], pl
         name: the name under which the model is served.
         adapters: LoRA folders by the names under which they are served beside it.
         place: what leads to these names from the folder that vLLM runs in; clients see it.
+        folder: the model, whose template may hold settings (base.template_kwargs). vLLM's parsers of reasoning ask for
+            them, too.
     """
     found = ["--served-model-name", name, "--load-format", "safetensors", "--disable-fastapi-docs"]
     found += ["--middleware", "request_limits.RequestLimits"]
@@ -47,6 +52,9 @@ def vllm_arguments(params: ServeParams, name: str, adapters: dict[str, Path], pl
         elif value is not None:
             # One word, so that no value is taken for an option.
             found.append(f"--{flag}={json.dumps(value) if isinstance(value, dict | list) else value}")
+    template = folder / "chat_template.jinja" if folder else None
+    if template and template.exists() and (settings := template_kwargs.read(template.read_text(encoding="utf-8"))):
+        found.append(f"--default-chat-template-kwargs={json.dumps(settings, sort_keys=True)}")
     if adapters:
         rank = max(
             json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["r"] for path in adapters.values()

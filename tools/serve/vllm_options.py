@@ -81,7 +81,6 @@ OPTIONS: dict[str, Kind | tuple[Kind, ...]] = {
         "repetition_penalty": float,
         "max_new_tokens": int,
     },
-    "default_chat_template_kwargs": {"enable_thinking": bool, "thinking": bool},
     "chat_template_content_format": Word(("auto", "openai", "string")),
     "enable_auto_tool_choice": bool,
     "exclude_tools_when_tool_choice_none": bool,
@@ -99,8 +98,8 @@ OPTIONS: dict[str, Kind | tuple[Kind, ...]] = {
 }
 # `make serve` sets these, so that the proven bytes are served where its own checks look.
 OWN = {
-    *("api_key", "config", "disable_fastapi_docs", "enable_lora", "host", "load_format", "lora_modules"),
-    *("max_lora_rank", "middleware", "model", "port", "served_model_name", "uds"),
+    *("api_key", "config", "default_chat_template_kwargs", "disable_fastapi_docs", "enable_lora", "host"),
+    *("load_format", "lora_modules", "max_lora_rank", "middleware", "model", "port", "served_model_name", "uds"),
 }
 
 

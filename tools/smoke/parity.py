@@ -60,6 +60,17 @@ def ask_all(api: "OpenAI", one: Endpoint, rows: list[Row], limit: int) -> list[R
         return list(threads.map(lambda row: ask(api, one.name, chat.without_answer(row), limit), rows))
 
 
+def check_prompts(replies: list[Reply], encoded: list[TokenRow]) -> Verdict:
+    """Check that each prompt of the server is how a row of training begins, up to the last answer in the loss."""
+    same = 0
+    for reply, row in zip(replies, encoded, strict=True):
+        size = len(reply.prompt_ids)
+        follows = row.mask[size - 1 : size + 1] == [0, 1] and bytes([0, 1]) not in bytes(row.mask[size:])
+        same += size > 0 and row.ids[:size] == reply.prompt_ids and follows
+    text = f"{same} of {len(replies)} prompts are those of training, and the answer follows at once"
+    return Verdict("prompts", same == len(replies), text, {})
+
+
 def check_shares(
     replies: list[Reply],
     encoded: list[TokenRow],
