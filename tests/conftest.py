@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from suite import Once
 
 pytest.register_assert_rewrite("accounting", "page_doors")
-pytest_plugins = ["containers", "folder_readers", "noisy_model", "preparing", "proving", "serving", "smollm2", "suite"]
+pytest_plugins = [
+    "containers",
+    "folder_readers",
+    "noisy_model",
+    "preparing",
+    "proving",
+    "serving",
+    "smollm2",
+    "suite",
+]
 
 
 @pytest.fixture

@@ -33,7 +33,9 @@ def find_lost(content: Row, text: str, spans: list[tuple[int, int]], left_out: i
             if not forgotten and not is_in(message.get(REASONING, "").strip(), text):
                 return f"the reasoning of message {number}"
             calls = message.get("tool_calls", ())
-            answers = "\0".join(text[start:end] for start, end in spans) if calls and "weight" not in message else text
+            answers = (
+                "\0".join(text[start:end] for start, end in spans) if calls and "weight" not in message else text
+            )
             for call in calls:
                 for part in (call["function"]["name"], *leaves(call["function"]["arguments"])):
                     if not is_in(part, answers):
@@ -65,7 +67,9 @@ def is_in(part: Any, text: str) -> bool:
         if part in text:
             return True
         single = json.dumps(part, ensure_ascii=False)[1:-1].replace('\\"', '"').replace("'", "\\'")  # LFM2's notation
-        return any(form in text for form in (json.dumps(part, ensure_ascii=False)[1:-1], json.dumps(part)[1:-1], single))
+        return any(
+            form in text for form in (json.dumps(part, ensure_ascii=False)[1:-1], json.dumps(part)[1:-1], single)
+        )
     return json.dumps(part) in text or str(part) in text
 
 

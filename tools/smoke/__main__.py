@@ -1,10 +1,10 @@
 """Check a served model from outside, and compare it with training, with eval and with transformers.
 
 Checks health, name and keys; a chat with and without streaming, and 32 at once; the tokens and prompts that the
-server makes of val rows; each token of greedy answers, and log-probabilities, against transformers on the same folder; the shares of
-right answers and of answers that end, against eval; latency and throughput. Writes metrics/serve.json, which is not
-part of the pipeline: its figures are those of this machine. Exits 1 when a check fails. Run it with `make smoke`, or
-with `docker/run --no-log python -m tools.smoke`.
+server makes of val rows; each token of greedy answers, and log-probabilities, against transformers on the same
+folder; the shares of right answers and of answers that end, against eval; latency and throughput. Writes
+metrics/serve.json, which is not part of the pipeline: its figures are those of this machine. Exits 1 when a check
+fails. Run it with `make smoke`, or with `docker/run --no-log python -m tools.smoke`.
 """
 
 import json
