@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import islice
 from typing import Any
 
 import click
@@ -86,7 +87,8 @@ def check_rows(
     in_wanted_language = language_check(config.languages)
     huge = HUGE * config.max_length
     for source in sources:
-        for raw_row in read_rows(source.path, source.params, source.reading.unread, source.folder):
+        found = read_rows(source.path, source.params, source.reading.unread, source.folder)
+        for raw_row in islice(found, config.rows):
             row = RowState(source, raw_row.line)
             try:
                 if raw_row.drop_reason:

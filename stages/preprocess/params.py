@@ -17,7 +17,6 @@ class FileParams(Section):
         delimiter: what is between the cells of a CSV file; None: as its first line says.
         encoding: None: UTF-8, or what the file's first bytes say.
         key: in a JSON file that is one object, the key that holds the rows.
-        rows: read the first so many rows only; None: all.
         max_row_mib: how long a row may be.
         max_unpacked_gib: how much a compressed file may hold.
     """
@@ -28,7 +27,6 @@ class FileParams(Section):
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
     encoding: str | None = None
     key: str | None = None
-    rows: PositiveInt | None = None
     max_row_mib: float = Field(default=256, gt=0)
     max_unpacked_gib: float = Field(default=64, gt=0)
 
@@ -65,4 +63,5 @@ class PreprocessParams(Section):
     max_dropped_share: float = Field(ge=0, le=1)
     max_other_language_share: float | None = Field(ge=0, le=1)
     read: list[str]
+    rows: PositiveInt | None
     files: dict[str, FileParams]

@@ -10,7 +10,6 @@ import io
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -67,8 +66,7 @@ def read_rows(
         packed = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix.lower())
         with open_file(path, folder) as file:
             stream = cast(BinaryIO, pa.input_stream(file, compression=packed) if packed else file)
-            rows = _rows_of_kind(path, stream, params, Counter() if unread is None else unread)
-            for row in islice(rows, params.rows):
+            for row in _rows_of_kind(path, stream, params, Counter() if unread is None else unread):
                 count += 1
                 yield row
     except UnicodeDecodeError as error:  # in Parquet: a column name

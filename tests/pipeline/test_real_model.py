@@ -22,7 +22,7 @@ from stages.train import __main__ as train
 pytestmark = pytest.mark.slow
 
 SHORT = {
-    "preprocess.files": {"*": {"rows": 60}},
+    "preprocess.rows": 60,
     "preprocess.calibration_rows": 4,
     "train.sft.max_steps": 3,
     "train.batch_size": 8,

@@ -32,17 +32,6 @@ def read(tmp_path: Path) -> Callable[..., list[Any]]:
     return read
 
 
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv"])
-def test_rows_ends_the_file_after_so_many(read: Callable[..., list[Any]], name: str) -> None:
-    text = {
-        "rows.jsonl": "".join(json.dumps(row) + "\n" for row in ROWS),
-        "rows.json": json.dumps(ROWS),
-        "rows.csv": "instruction,output\n" + "".join(f'{row["instruction"]},"{row["output"]}"\n' for row in ROWS),
-    }[name]
-    assert read(name, text, rows=2) == ROWS[:2]
-    assert read(name, text, rows=9) == ROWS
-
-
 def pandas(orient: str) -> Any:
     """Return the rows as DataFrame.to_json writes them."""
     names = list(ROWS[0])

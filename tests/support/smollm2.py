@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def flat(section: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """Turn the sections of a recipe into dotted keys. What `preprocess.files` and a gate hold is one value."""
+    """Turn the sections of a recipe into dotted keys. What a gate holds is one value."""
     found: dict[str, Any] = {}
     for name, value in section.items():
-        whole = not isinstance(value, dict) or above == "gates." or name == "files"
+        whole = not isinstance(value, dict) or above == "gates."
         found |= {above + name: value} if whole else flat(value, f"{above}{name}.")
     return found
 
