@@ -7,17 +7,16 @@ or alone with `python -m stages.awq`.
 """
 
 import os
-import shutil
 from pathlib import Path
 
 import click
 
 from stages.awq.calibration import read_calibration
-from stages.awq.model import load_merged, load_model, load_outline, save_model
+from stages.awq.model import copy_chat, find_weights, load_merged, load_model, load_outline, pin_no_memory, save_model
 from stages.awq.params import AwqParams
 from stages.awq.schemes import check_layers, plan_scheme
-from stages.awq.verify import verify_model
-from stages.common import agreement, device, files, model_folder, tokens
+from stages.awq.verify import compare_sizes, compare_trained, verify_model
+from stages.common import device, files, tokens
 from stages.common.params import load_params
 
 
@@ -37,23 +36,14 @@ from stages.common.params import load_params
 @click.option("--out", type=click.Path(path_type=Path), default="models/awq", show_default=True)
 @click.option("--metrics", type=click.Path(path_type=Path), default="metrics/awq.json", show_default=True)
 def main(
-    params: Path,
-    base: Path,
-    adapter: Path,
-    val: Path,
-    merge: Path,
-    arrow: Path,
-    out: Path,
-    metrics: Path,
+    params: Path, base: Path, adapter: Path, val: Path, merge: Path, arrow: Path, out: Path, metrics: Path
 ) -> None:
     # Params
     config = load_params(params, "awq", AwqParams)
 
     # Inputs
-    model_folder.require(base, "dvc repro base")
-    model_folder.require(adapter, "dvc repro train")
+    source, command = find_weights(base, adapter)
     merged = files.read_json(merge)
-    source, command = (adapter, "dvc repro train") if agreement.is_full(adapter) else (base, "dvc repro base")
     check_layers(load_outline(source, command), config, params)  # before the weights are read
     rows, samples = read_calibration(arrow, config)
     val_rows = tokens.read(val, merged["rows"])
@@ -61,15 +51,12 @@ def main(
     recipe, expected = plan_scheme(network, config)
     stored = network.dtype
     network = load_merged(network, adapter)
-
     chosen = device.choose()
     click.echo(f"device: {chosen.name}, {chosen.dtype}: {chosen.reason}")
 
-    from llmcompressor import oneshot
-    from llmcompressor.pipelines.cache import IntermediatesCache
+    pin_no_memory(chosen)
 
-    if chosen.name == "cpu":  # llm-compressor 0.14 pins memory for an accelerator, and fails where there is none
-        IntermediatesCache.pin_memory = lambda *args, **kwargs: None
+    from llmcompressor import oneshot
 
     with files.fresh_folder(out) as folder:
         # Work, in float32: the weights stay on the CPU, and one layer at a time is copied to the GPU
@@ -87,30 +74,16 @@ def main(
         # Outputs
         before = save_model(network, stored, folder, rows, chosen.name)
         del network, recipe  # both hold the model; verify_model loads another
-        for name in files.CHAT_FILES:  # byte for byte; the library would rewrite them
-            if (base / name).exists():
-                shutil.copyfile(base / name, folder / name)
-        scores = verify_model(folder, expected, rows, before, chosen.name)
-        found = agreement.compare(
-            lambda: agreement.load_trained(base, adapter, chosen),
-            {"awq": lambda: agreement.load(folder, chosen)},
-            val_rows,
-            config.batch_size,
-            folder,
-        )["awq"]
-        size, merged_size = files.size_bytes(folder), merged["size_bytes"]
-        scores |= {
-            **found,
-            "kept": agreement.kept(found["kl_mean"], merged["kl_base_mean"]),
-            "rows": len(val_rows),
+        copy_chat(base, folder)
+        scores = {
+            **verify_model(folder, expected, rows, before, chosen.name),
+            **compare_trained(base, adapter, folder, val_rows, config.batch_size, merged["kl_base_mean"], chosen),
             "calibration_rows": len(rows),
-            "size_bytes": size,
-            "merged_size_bytes": merged_size,
-            "size_ratio": round(size / merged_size, 6),
+            **compare_sizes(files.size_bytes(folder), merged["size_bytes"]),
         }
         files.write_json(metrics, scores)
-    click.echo(f"{scores['quantized_modules']} linear layers quantised; {merged_size} bytes before, {size} after")
-    click.echo(f"KL {found['kl_mean']} from base + adapter; {scores['kept']} of the fine-tuning kept")
+    click.echo(f"{scores['quantized_modules']} linear layers quantised, {scores['size_ratio']} of the merged bytes")
+    click.echo(f"KL {scores['kl_mean']} from base + adapter; {scores['kept']} of the fine-tuning kept")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Model: load it with every weight from its files, save it quantised, and compute its predictions."""
 
 import contextlib
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stages.common import files
+from stages.common import files, model_folder
 from stages.common.agreement import is_full
 from stages.common.batches import answer_logits, padded
+from stages.common.device import Device
 from stages.common.tokens import TokenRow
 
 if TYPE_CHECKING:
@@ -18,6 +20,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ROWS = 4  # rows to compare models on, in one batch: on a GPU, each batch copies every layer there once more
+
+
+def find_weights(base: Path, adapter: Path) -> tuple[Path, str]:
+    """Return the folder that holds all weights, the base or what a full fine-tuning left, and what makes it again.
+
+    Raises:
+        click.ClickException: one of the two folders is missing or not safe to load.
+    """
+    model_folder.require(base, "dvc repro base")
+    model_folder.require(adapter, "dvc repro train")
+    return (adapter, "dvc repro train") if is_full(adapter) else (base, "dvc repro base")
 
 
 def load_outline(folder: Path, command: str) -> "PreTrainedModel":
@@ -97,6 +110,21 @@ def _loading(folder: Path, command: str) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         problem = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
         raise click.ClickException(f"{folder}: cannot be loaded: {problem}; run `{command}`") from None
+
+
+def pin_no_memory(device: Device) -> None:
+    """Keep llm-compressor 0.14 from pinning memory for an accelerator where there is none: it would fail."""
+    from llmcompressor.pipelines.cache import IntermediatesCache
+
+    if device.name == "cpu":
+        IntermediatesCache.pin_memory = lambda *args, **kwargs: None
+
+
+def copy_chat(base: Path, folder: Path) -> None:
+    """Copy tokenizer and chat template byte for byte; the library would rewrite them."""
+    for name in files.CHAT_FILES:
+        if (base / name).exists():
+            shutil.copyfile(base / name, folder / name)
 
 
 def save_model(

@@ -8,6 +8,8 @@ import click
 
 from stages.awq.model import load_model, log_probabilities
 from stages.awq.schemes import Expected
+from stages.common import agreement
+from stages.common.device import Device
 from stages.common.tokens import TokenRow
 
 if TYPE_CHECKING:
@@ -58,6 +60,44 @@ def verify_model(
         "quantized_modules": quantized,
         "reload_kl_mean": round(divergence, 6),
     }
+
+
+def compare_trained(
+    base: Path,
+    adapter: Path,
+    folder: Path,
+    rows: list[TokenRow],
+    batch_size: int,
+    base_divergence: float,
+    device: Device,
+) -> dict[str, Any]:
+    """Compare a saved model with what was trained, as merge compares the merged one.
+
+    Args:
+        base: the base model's folder.
+        adapter: the adapter, or the model that a full fine-tuning left.
+        folder: the saved model.
+        rows: the val rows that merge used.
+        batch_size: rows in one forward pass.
+        base_divergence: KL(adapter || base) on these rows, as merge measured it.
+        device: where to compute, and in which dtype.
+
+    Returns:
+        What `agreement.compare` finds, `rows`, and `kept`, the share of the fine-tuning that is left.
+    """
+    found = agreement.compare(
+        lambda: agreement.load_trained(base, adapter, device),
+        {"awq": lambda: agreement.load(folder, device)},
+        rows,
+        batch_size,
+        folder,
+    )["awq"]
+    return {**found, "kept": agreement.kept(found["kl_mean"], base_divergence), "rows": len(rows)}
+
+
+def compare_sizes(size: int, merged_size: int) -> dict[str, Any]:
+    """Return the bytes of the weight files before and after, and their ratio."""
+    return {"size_bytes": size, "merged_size_bytes": merged_size, "size_ratio": round(size / merged_size, 6)}
 
 
 def check_files(folder: Path, expected: Expected) -> int:

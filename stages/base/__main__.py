@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from stages.base import chat_files, gguf, hub, local_folder, model_files
+from stages.base import chat_files, gguf_model, hub, local_folder, model_files
 from stages.base.params import BaseParams
 from stages.base.tiny_model import build_tiny
 from stages.common import files
@@ -29,7 +29,7 @@ def main(params: Path, out: Path) -> None:
     if config.source == "folder":
         origin, record = local_folder.pinned(params, config)
     elif config.source == "gguf":
-        gguf.require_pinned(params, config.gguf)
+        gguf_model.require_pinned(params, config.gguf)
     elif config.source != "tiny":
         record = hub.pinned(params, config)
         origin = hub.fetch_chat_files(config.source, **record)
@@ -39,7 +39,7 @@ def main(params: Path, out: Path) -> None:
         if origin:
             model_files.take(origin, list(model_files.SMALL), folder)
         elif config.source == "gguf":
-            record = gguf.make(config.gguf, folder)
+            record = gguf_model.make(config.gguf, folder)
         else:
             build_tiny(config.tiny, folder)
         changed = chat_files.prepare(config, folder, origin or folder)

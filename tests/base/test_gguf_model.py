@@ -13,7 +13,7 @@ from smollm2 import SETTINGS
 from stage_runs import write_params
 
 from stages.base import __main__ as stage
-from stages.base import gguf as module
+from stages.base import gguf_model as module
 from stages.base.params import BaseParams, GgufParams
 from stages.common import chat, files
 from stages.common.params import load_params
