@@ -163,8 +163,9 @@ def save_model(
 def round_weights(layer: "torch.nn.Module", stored: "torch.dtype") -> None:
     """Round the float32 weights of a layer to its 4 or 8 bits, with the scales as they are stored.
 
-    Otherwise its weights would be rounded to the stored dtype first, and to their bits after that. The numbers of the
-    few bits are far enough apart that the stored dtype does not change them.
+    Otherwise its weights would be rounded to the stored dtype first, and to their bits after that. The numbers of 4
+    bits and of FP8 are far enough apart that the stored dtype does not change them; of 8-bit integers it moves some
+    of the largest by one step.
     """
     from compressed_tensors.quantization import fake_quantize
 
