@@ -119,6 +119,9 @@ bench: $(VENV)/.pipeline ## time the stages against the least that their work ca
 	@docker/run --no-log python -m tools.bench.eval
 	@docker/run --no-log python -m tools.bench.imports
 
+bench-families: $(VENV)/.pipeline ## compare real tokenizers and chat templates with transformers (LOCKSTEP_ROWS=folder)
+	@docker/run --no-log python -m tools.bench.families
+
 bench-gpu: $(VENV)/.pipeline ## measure training on models of real shapes, where there is an NVIDIA GPU
 	@$(WITH_ARGS) docker/run --no-log python -m tools.bench.gpu
 

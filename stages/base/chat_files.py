@@ -137,8 +137,9 @@ def find_marked(tokenizer: "PreTrainedTokenizerBase", own: str, day: date, read:
     rendered = {name: probes.render(tokenizer, text) for name, text in templates.items()}
     other = {name: probes.differences(expected, texts) for name, texts in rendered.items()}
     more = {name: probes.additions(expected, texts) for name, texts in rendered.items()}
-    # Those that also refuse what the model's own refuses come first.
-    order = sorted(templates, key=lambda name: (len(more[name]), name))
+    # First those made from a template that is the model's own, refusals included.
+    near = {name: len(other[name] + more[name]) for name in templates}
+    order = sorted(templates, key=lambda name: (near.get(name.removesuffix("_training"), 9), near[name], name))
     marked = [name for name in order if chat_template.has_markers(templates[name])]
     for name in marked:
         if not other[name]:

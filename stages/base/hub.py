@@ -83,11 +83,11 @@ def fetch(source: str, name: str, revision: str, wanted: list[str]) -> Path:
         raise click.ClickException(
             f"{where}{constants.ENDPOINT} has no such model, or hides it; check the id, or set HF_TOKEN"
         ) from None
-    except errors.LocalEntryNotFoundError as error:
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         if constants.HF_HUB_OFFLINE:
             raise click.ClickException(
-                f"{where}not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set; unset it, or copy the "
-                "model's folder from another machine's cache"
+                f"{where}not whole in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set; unset it, or "
+                "copy the model's folder from another machine's cache"
             ) from None
         raise click.ClickException(_unreachable(where, error.__cause__ or error, constants.ENDPOINT)) from None
     except (httpx.HTTPError, errors.HFValidationError, OSError) as error:

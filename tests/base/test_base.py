@@ -11,6 +11,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from stages.base import __main__ as stage
+from stages.base import chat_files
 from stages.base.params import BaseParams
 from stages.common import chat, files
 from stages.common.params import load_params
@@ -65,7 +66,8 @@ def test_a_template_that_trl_knows_gets_generation_markers(
     ]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     before = tokenizer.apply_chat_template(messages, chat_template=known, tokenize=False)
-    stage.set_chat_template(configure(), folder)
+    record = chat_files.set_chat_template(configure(), folder, tokenizer, folder)
+    assert record["chat_template"] == {"from": "trl/qwen2_5_training", "other_text": [], "also": []}
     marked = (folder / "chat_template.jinja").read_text(encoding="utf-8")
     assert marked == (templates / "qwen2_5_training.jinja").read_text(encoding="utf-8")
     chat_tokenizer = chat.load(folder)
@@ -80,7 +82,7 @@ def test_a_template_with_markers_does_not_change(
     base: Path, tmp_path: Path, configure: Callable[..., BaseParams]
 ) -> None:
     folder = shutil.copytree(base, tmp_path / "model")
-    stage.set_chat_template(configure(), folder)
+    assert chat_files.prepare(configure(), folder, folder) == {}
     assert files.hashes(folder) == files.hashes(base)
 
 
@@ -89,7 +91,7 @@ def test_a_template_in_the_params_replaces_the_models_own(
 ) -> None:
     own = (base / "chat_template.jinja").read_text(encoding="utf-8").replace("user", "human")
     folder = shutil.copytree(base, tmp_path / "model")
-    stage.set_chat_template(configure({"base.chat_template": own}), folder)
+    chat_files.prepare(configure({"base.chat_template": own}), folder, folder)
     assert (folder / "chat_template.jinja").read_text(encoding="utf-8") == own
 
 
@@ -98,7 +100,7 @@ def test_a_stop_token_in_the_params_is_added_to_the_models_own(
 ) -> None:
     folder = shutil.copytree(base, tmp_path / "model")
     own = json.loads((base / "generation_config.json").read_text(encoding="utf-8"))["eos_token_id"]
-    stage.set_stop_token(configure({"base.stop_token": "<|endoftext|>"}), folder)
+    chat_files.set_stop_token(configure({"base.stop_token": "<|endoftext|>"}), folder)
     added = Tokenizer.from_file(str(base / "tokenizer.json")).token_to_id("<|endoftext|>")
     written = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
     assert written["eos_token_id"] == [added, own]
@@ -111,7 +113,7 @@ def test_a_stop_token_in_the_params_is_added_to_the_models_own(
     [
         (
             {"base.chat_template": "{% for message in messages %}{{ message.content }}{% endfor %}"},
-            ("models/base/chat_template.jinja: ", "{% generation %}", "base.chat_template"),
+            ("base.chat_template: no {% generation %} markers", "docs/chat-templates.md"),
         ),
         ({"base.chat_template": "{% generation %}"}, ("models/base/chat_template.jinja:1: ",)),
         ({"base.stop_token": "<|nothing|>"}, ("base.stop_token: '<|nothing|>'",)),

@@ -10,7 +10,13 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(ThreadingHTTPServer):
-    """Models and datasets by name, each a folder at one commit; `asked` lists the downloaded files."""
+    """Models and datasets by name, each a folder at one commit.
+
+    Attributes:
+        asked: the files that were downloaded, in order.
+        sent: how many bytes of them.
+        broken: names of files whose next download breaks off in the middle.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
@@ -18,6 +24,8 @@ class Hub(ThreadingHTTPServer):
         self.datasets: dict[str, Path] = {}
         self.licences: dict[str, Any] = {}
         self.asked: list[str] = []
+        self.sent = 0
+        self.broken: set[str] = set()
 
     @property
     def address(self) -> str:
@@ -35,6 +43,8 @@ class Answer(BaseHTTPRequestHandler):
         if body is not None:
             return self.send(body)
         code = "GatedRepo" if "/lockstep/gated/" in path else "RepoNotFound"
+        if any(f"/{name}/" in path for name in self.server.models):
+            code = "EntryNotFound" if COMMIT in path else "RevisionNotFound"
         self.send_response(403 if code == "GatedRepo" else 404)
         self.send_header("X-Error-Code", code)
         self.send_header("Content-Length", "0")
@@ -59,14 +69,26 @@ class Answer(BaseHTTPRequestHandler):
         return None
 
     def send(self, body: bytes) -> None:
-        self.send_response(200)
+        etag, size = hashlib.sha256(body).hexdigest(), len(body)
+        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
+        body = body[start:]
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
+        self.send_header("ETag", f'"{etag}"')
         self.send_header("X-Repo-Commit", COMMIT)
         self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
+        if self.command != "GET":
+            return
+        if (name := self.path.rpartition("/")[2].partition("?")[0]) in self.server.broken:
+            self.server.broken.discard(name)
+            body = body[: len(body) // 2]
+            self.close_connection = True
+        self.wfile.write(body)
+        if "/resolve/" in self.path:
+            self.server.sent += len(body)
 
     def log_message(self, *arguments: Any) -> None:
         """Stay silent."""

@@ -21,6 +21,7 @@ NEEDS = {
     "nginx": "no nginx; run `apt install nginx-light`",
     "no gpu": "an NVIDIA GPU is here; run `make test` on a machine without one",
     "registry": "no docker-registry, which .ci/engine installs; run `.ci/engine make test`",
+    "npm": "npm reaches no registry, or is missing; run `apt install npm` with a network",
     "root": "not root; run `sudo make test`",
     "strace": "no strace; run `apt install strace`",
     "serving": "no environments in .serve; run `make .serve/vllm/.made .serve/webui/.made`",

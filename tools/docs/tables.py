@@ -16,6 +16,7 @@ from stages.preprocess.formats import convert
 from stages.preprocess.params import PreprocessParams
 from stages.preprocess.turns import MEDIA_PARTS, REASONING, ROLES, SWITCHES, TEXT_PARTS
 from stages.report.gates import GATES
+from tools.bench import families
 
 TOOL = {"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}
 # One row of every format. The converted row is computed.
@@ -164,6 +165,26 @@ def gates_table() -> str:
     """Write every gate with its meaning and what to check when it fails as a table."""
     lines = ["| gate | its value | when it fails, see |", "|---|---|---|"]
     return "\n".join([*lines, *(f"| `{name}` | {gate.meaning} | {gate.hint} |" for name, gate in GATES.items())])
+
+
+def families_table(facts: Path) -> str:
+    """Write what tools/bench/families.py found out about each family of models as a table."""
+    lines = [
+        "| models | markers from | same text | stop token | tools | reasoning | tokenizer, 1,000 rows |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, found in files.read_json(facts).items():
+        marked = found["changed"].get("chat_template", {"from": "the model", "other_text": [], "also": []})
+        same = f"but for {', '.join(marked['other_text'])}" if marked["other_text"] else "yes"
+        same += f"; also {', '.join(marked['also'])}" if marked["also"] else ""
+        kinds = [kind for kind in ("definitions", "calls") if found[f"tool_{kind}"]]
+        equal = f"{found['rows_kept'] - found['rows_unequal']} of {found['rows_kept']} kept rows equal"
+        lines.append(
+            f"| {name} | {marked['from']} | {same} | `{found['stop_token']}` | {', '.join(kinds) or 'no'} "
+            f"| {'yes' if found['reasoning'] else 'no'} | {found['tokenizer']}: {equal} |"
+        )
+    lines += [f"| {name} | | | | | | not available |" for name in families.ABSENT]
+    return "\n".join(lines)
 
 
 def help_text(module: str) -> str:

@@ -106,13 +106,13 @@ def changes(name: str, documents: dict[str, Document], params: Document) -> dict
 def pin(
     recipe: Document, before: Document, revision: str | None, lines: list[str] | None
 ) -> tuple[list[str] | None, str]:
-    """Set the model's commit: the given one, or the one that params.yaml has for the same model.
+    """Set the model's commit: the given one, that of params.yaml for the same model, or that of the recipe.
 
     Args:
         recipe: the recipe.
         before: params.yaml.
         revision: the value of --revision.
-        lines: the lines of base.revision, with null for the commit.
+        lines: the lines of base.revision, with the recipe's commit or null.
 
     Returns:
         The lines with the commit, and the next step when there is none yet, else "".
@@ -127,10 +127,11 @@ def pin(
         return lines, ""
     if revision and not hub.is_commit(revision):
         raise click.ClickException(f"--revision: {hub.not_a_commit(name, revision)}")
-    commit = revision or (value(before, REVISION) if value(before, ("base", "id")) == name else None)
+    same = value(before, ("base", "id")) == name and hub.is_commit(value(before, REVISION))
+    commit = revision or value(before if same else recipe, REVISION)
     if not hub.is_commit(commit):
         return lines, hub.find_commit(name)
-    return [re.sub(r"(revision:\s*)null", rf"\g<1>{commit}", line) for line in lines or []], ""
+    return [re.sub(r"(revision:\s*)\w+", rf"\g<1>{commit}", line) for line in lines or []], ""
 
 
 def value(document: Document, key: Key) -> Any:
