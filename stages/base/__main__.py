@@ -1,4 +1,4 @@
-"""Download the base model at a pinned commit of the Hugging Face Hub, convert a GGUF file, or build the tiny model.
+"""Take the base model from the Hugging Face Hub, ModelScope, a folder or a GGUF file, pinned, or build the tiny one.
 
 First stage: writes models/base with weights, tokenizer, chat template and manifest.json. Run it with
 `dvc repro base`, or alone with `python -m stages.base`.

