@@ -61,6 +61,7 @@ def _rendered_batches(rows: Iterable[RowState], judge: Judge, config: Preprocess
 
 def _render(row: RowState, judge: Judge, config: PreprocessParams) -> None:
     """Render a row, and drop it where the template rejects it, leaves out a part of it, or asks in another way."""
+    problem = ""
     try:
         text, spans = chat.render(judge.chat_tokenizer, row.content)
         row.served = judge.find(row.content, text, spans)
@@ -68,10 +69,12 @@ def _render(row: RowState, judge: Judge, config: PreprocessParams) -> None:
         drop(row, "template_refused", config, refused.reason)
         return
     except DropRow as dropped:
-        drop(row, dropped.reason, config, judge.explain(row.content, dropped.detail))
-        return
+        problem = dropped.detail
     if lost := find_lost(row.content, text, spans, row.served.left_out):
         drop(row, "lost_by_template", config, lost)
+        return
+    if problem:
+        drop(row, REASON, config, judge.explain(row.content, problem))
         return
     if any(len(message) > 2 for message in row.content.get("messages", ())):
         row.source.reading.unread.update(unwritten_ids(row.content, text))

@@ -63,7 +63,7 @@ class Judge:
         Raises:
             DropRow: the last answer does not follow the prompt that is served.
         """
-        if "text" in row:
+        if "text" in row or all(start == end for start, end in spans):
             return Served(spans)
         messages = row["messages"]
         answers = [n for n, one in enumerate(messages) if one["role"] == "assistant" and one.get("weight") != 0]

@@ -153,13 +153,15 @@ def test_rows_without_a_supervised_stop_token_are_counted(
     for answer, without in (
         ("{% generation %}{{ messages[1].content }}{% endgeneration %}<end>", 20),
         ("{% generation %}{{ messages[1].content }}<end>{% endgeneration %}", 0),
-        # TRL's templates have a newline after the stop token in the loss, which does no harm.
+        # TRL's templates have a newline after the stop token in their block.
         ("{% generation %}{{ messages[1].content + '<end>\n' }}{% endgeneration %}", 0),
         ("{% generation %}{{ messages[1].content + '<end>.' }}{% endgeneration %}", 20),
     ):
-        (base / "chat_template.jinja").write_text("{{ messages[0].content }}" + answer, encoding="utf-8")
-        succeed(stage.main, "--base", base)
+        answered = f"{{% if not add_generation_prompt %}}{answer}{{% endif %}}"
+        (base / "chat_template.jinja").write_text("{{ messages[0].content }}" + answered, encoding="utf-8")
+        said = succeed(stage.main, "--base", base)
         assert counts(folder)["rows_without_supervised_stop"] == without, answer
+        assert ("WARNING: 20 rows have an answer in the loss that does not end in a stop token" in said) == (without > 0)
 
 
 def test_every_row_of_the_built_in_model_has_its_stop_token_in_the_loss(
