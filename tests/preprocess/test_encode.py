@@ -161,7 +161,9 @@ def test_rows_without_a_supervised_stop_token_are_counted(
         (base / "chat_template.jinja").write_text("{{ messages[0].content }}" + answered, encoding="utf-8")
         said = succeed(stage.main, "--base", base)
         assert counts(folder)["rows_without_supervised_stop"] == without, answer
-        assert ("WARNING: 20 rows have an answer in the loss that does not end in a stop token" in said) == (without > 0)
+        assert ("WARNING: 20 rows have an answer in the loss that does not end in a stop token" in said) == (
+            without > 0
+        )
 
 
 def test_every_row_of_the_built_in_model_has_its_stop_token_in_the_loss(

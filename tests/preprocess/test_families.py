@@ -16,7 +16,11 @@ from stages.preprocess import __main__ as stage
 
 TOOL = {
     "type": "function",
-    "function": {"name": "weather", "description": "of a city", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
+    "function": {
+        "name": "weather",
+        "description": "of a city",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
 }
 CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome, it's"}}}
 
@@ -65,9 +69,7 @@ def prepared(folder: Path) -> list[tuple[dict[str, Any], tokens.TokenRow]]:
 
 
 @pytest.mark.parametrize("name", served.FAMILIES)
-def test_every_answer_follows_the_prompt_that_is_served(
-    name: str, run: Callable[..., tuple[Path, str]]
-) -> None:
+def test_every_answer_follows_the_prompt_that_is_served(name: str, run: Callable[..., tuple[Path, str]]) -> None:
     settings = {"enable_thinking": False} if name.startswith(served.THINKING) else {}
     folder, _ = run(name, conversations(), **settings)
     found, expected = counts(folder), served.Expected(folder / "base")
@@ -139,9 +141,7 @@ def test_text_with_a_role_that_only_the_template_writes_is_dropped(run: Callable
     assert counts(folder)["examples"]["special_token"] == ["rows.jsonl:4"]
 
 
-@pytest.mark.parametrize(
-    ("name", "lost"), [("lfm2_training", "'weather' of a tool call"), ("lfm2_v2_training", "")]
-)
+@pytest.mark.parametrize(("name", "lost"), [("lfm2_training", "'weather' of a tool call"), ("lfm2_v2_training", "")])
 def test_a_call_counts_as_lost_although_the_tools_name_its_function(
     name: str, lost: str, run: Callable[..., tuple[Path, str]]
 ) -> None:
