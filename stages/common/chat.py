@@ -111,14 +111,9 @@ def render(chat_tokenizer: ChatTokenizer, row: Row, *, prompt: bool = False) -> 
         text = f"{row['text']}{chat_tokenizer.special.get('eos_token', '')}"
         return chat_tokenizer.opening + text, [(len(chat_tokenizer.opening), len(chat_tokenizer.opening) + len(text))]
     parts, spans = _run_template(chat_tokenizer, row, row["messages"], prompt)
-    if any("weight" in message for message in row["messages"]):
-        answers = [message for message in row["messages"] if message["role"] == "assistant"]
-        if len(spans) != len(answers):
-            problem = (
-                f"{len(answers)} answers have {len(spans)} generation blocks, so one cannot be left out of the loss"
-            )
-            raise Refused(f"chat template: {problem}", problem)
-        spans = [span for span, answer in zip(spans, answers, strict=True) if answer.get("weight") != 0]
+    for message in row["messages"]:
+        if "weight" in message:
+            return "".join(parts), _in_loss(row["messages"], spans)
     return "".join(parts), spans
 
 
@@ -136,6 +131,15 @@ def render_prompt(chat_tokenizer: ChatTokenizer, row: Row, end: int | None = Non
     return "".join(_run_template(chat_tokenizer, row, row["messages"][:end], True)[0])
 
 
+def _in_loss(messages: list[dict[str, Any]], spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Leave out the generation blocks of answers with weight 0."""
+    answers = [message for message in messages if message["role"] == "assistant"]
+    if len(spans) != len(answers):
+        problem = f"{len(answers)} answers have {len(spans)} generation blocks, so one cannot be left out of the loss"
+        raise Refused(f"chat template: {problem}", problem)
+    return [span for span, answer in zip(spans, answers, strict=True) if answer.get("weight") != 0]
+
+
 def _run_template(
     chat_tokenizer: ChatTokenizer, row: Row, messages: list[dict[str, Any]], prompt: bool
 ) -> tuple[list[str], list[tuple[int, int]]]:
@@ -147,18 +151,12 @@ def _run_template(
     environment.generation_log = (parts, spans)
     if key != REASONING:
         messages = [one | {key: one[REASONING]} if REASONING in one else one for one in messages]
-    values = {
-        **template.globals,
-        **chat_tokenizer.special,
-        "messages": messages,
-        "tools": row.get("tools"),
-        "documents": None,
-        "add_generation_prompt": prompt,
-    }
+    values: dict[str, Any] = {**template.globals, **chat_tokenizer.special}
+    values["messages"], values["tools"], values["documents"] = messages, row.get("tools"), None
+    values["add_generation_prompt"] = prompt
     try:
         # What `template.generate` does, without its detours: every row is rendered at least twice.
-        context = environment.context_class(environment, values, template.name, template.blocks)
-        for part in template.root_render_func(context):
+        for part in template.root_render_func(environment.reuse_context(template, values)):
             parts.append(part)
     except REFUSALS as error:
         start = messages[0]["content"][:40]

@@ -10,6 +10,7 @@ import jinja2
 import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
+import jinja2.runtime
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 DICT_NAMES = frozenset(dir(dict))
@@ -67,6 +68,17 @@ def has_markers(source: str) -> bool:
 
 class _Environment(ImmutableSandboxedEnvironment):
     """The sandbox of transformers, with a shorter way to keys of a message and methods of a text: the same texts."""
+
+    context: jinja2.runtime.Context | None = None
+
+    def reuse_context(self, template: jinja2.Template, values: dict[str, Any]) -> jinja2.runtime.Context:
+        """Return the context of a rendering, which was that of the one before: to make one takes longer."""
+        if self.context is None:
+            self.context = template.new_context()
+        self.context.vars.clear()
+        self.context.exported_vars.clear()
+        self.context.parent = values
+        return self.context
 
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call a function of the template: the one for `{% generation %}` is ours, and needs no check."""

@@ -105,8 +105,8 @@ def require_prompts(
         size = len(prompt)
         if ids[:size] != prompt or mask[size - 1 : size + 1] != [0, 1] or bytes([0, 1]) in bytes(mask[size:]):
             raise click.ClickException(
-                f"{token_file}: row {place + 1}: not the model's prompt and an answer after it, so no answer could be "
-                "right; run `dvc repro preprocess`"
+                f"{token_file}: row {place + 1}: not the model's prompt and an answer after it, so no answer could "
+                "be right; run `dvc repro preprocess`"
             )
 
 

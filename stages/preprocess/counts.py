@@ -108,8 +108,8 @@ def describe_counts(counts: dict[str, Any]) -> list[str]:
         lines += [f"  {detail}: {rows}" for detail, rows in counts["details"].get(reason, {}).items()]
     if number := counts["rows_without_supervised_stop"]:
         lines.append(
-            f"WARNING: {number} rows have an answer in the loss that does not end in a stop token, so the model would "
-            "not learn to stop: put the token inside the template's generation block, or set base.stop_token"
+            f"WARNING: {number} rows have an answer in the loss that does not end in a stop token, so the model "
+            "would not learn to stop: put the token inside the template's generation block, or set base.stop_token"
         )
     if number := counts["turns_not_as_served"]:
         lines.append(

@@ -102,7 +102,7 @@ def _fit(batch: Batch, tokens: "Future[list[Encoded]]", judge: Judge, config: Pr
 
 
 def _judge_tokens(row: RowState, judge: Judge, config: PreprocessParams) -> None:
-    """Compare the ids of a row with those of its prompts, and see whether each of its answers ends in a stop token."""
+    """Compare the ids of a row with those of its prompts, and see whether each answer ends in a stop token."""
     if "text" in row.content:
         row.ends_in_stop = True
         return

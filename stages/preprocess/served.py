@@ -1,8 +1,8 @@
-"""Served: whether a row holds the very prompts that a server shows the model, and what follows them up to a stop token.
+"""Served: whether a row holds the very prompts that a server shows the model, each with its answer after it.
 
-A server renders the messages before an answer with `add_generation_prompt`. Templates may write that prompt in another
-way than the same messages in a whole conversation: with `<think>` at its end, or with the reasoning of earlier answers.
-An answer after such tokens would be learned in a place where no server ever asks for it.
+A server renders the messages before an answer with `add_generation_prompt`. Templates may write that prompt in
+another way than the same messages in a whole conversation: with `<think>` at its end, or with earlier reasoning. An
+answer after other tokens would be learned in a place where no server ever asks for it.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ class Served(NamedTuple):
         spans: of each answer, from the end of its prompt to the end of its stop token; (start, end) in characters.
         left_out: answers before the last that are not in the loss, because the row does not hold their prompts or has
             other words than those that are right when they are the last.
-        other_ends: answers in the loss without the token at their end, as there is another one when they are the last.
+        other_ends: answers in the loss without the token at their end, which is another one when they are the last.
     """
 
     spans: Spans
@@ -66,6 +66,9 @@ class Judge:
         if "text" in row or all(start == end for start, end in spans):
             return Served(spans)
         messages = row["messages"]
+        if len(spans) == 1 and len(messages) <= 3:  # one answer, the last message: a shorter way for most rows
+            start = self._prompt_end(row, len(messages) - 1, text)
+            return Served([(start, self._span_end(text, spans, start))])
         answers = [n for n, one in enumerate(messages) if one["role"] == "assistant" and one.get("weight") != 0]
         kept: Spans = []
         left_out = other_ends = 0
@@ -96,6 +99,9 @@ class Judge:
 
     def _span_end(self, text: str, spans: Spans, start: int) -> int:
         """Find the end of the answer that starts at `start`: its first stop token, or the end of its block."""
+        first, last = spans[0]
+        if len(spans) == 1 and first <= start < last and not text[last - 1].isspace():
+            return last
         blocks = [(first, last) for first, last in spans if last > start]
         if not blocks or blocks[0][0] > start:
             missing = text[start : blocks[0][0]] if blocks else text[start:]
@@ -155,10 +161,9 @@ class Judge:
             DropRow: the last answer does not fit.
         """
         spans = served.spans
-        if len(spans) == 1:
-            runs = [(encoded.mask.find(1), 0)]
-        else:
-            runs = [match.span() for match in re.finditer(b"\1+", encoded.mask)]
+        if len(spans) == 1 and self._ends_alike(text, spans[0][0], encoded.mask.find(1), encoded):
+            return encoded, served  # nearly always
+        runs = [match.span() for match in re.finditer(b"\1+", encoded.mask)]
         fit = [
             (len(runs) == len(spans) and self._ends_alike(text, start, runs[n][0], encoded))
             or self._same_ids(text[:start], encoded)
@@ -205,12 +210,11 @@ class Judge:
 
     def missing_stops(self, encoded: Encoded) -> int:
         """Count the answers in the loss whose last token is not a stop token."""
-        ids, stops = encoded.ids, self.chat_tokenizer.stop_ids
-        mask = encoded.mask + b"\0"
-        missing, end = 0, mask.find(b"\1\0")
-        while end >= 0:
+        ids, mask, stops = encoded.ids, encoded.mask, self.chat_tokenizer.stop_ids
+        end = mask.rfind(1)
+        missing = int(ids[end] not in stops)
+        while (end := mask.rfind(b"\1\0", 0, end)) >= 0:
             missing += ids[end] not in stops
-            end = mask.find(b"\1\0", end + 1)
         return missing
 
     def _ends_alike(self, text: str, start: int, first: int, encoded: Encoded) -> bool:
@@ -220,7 +224,8 @@ class Judge:
         them. So the ids up to the last special token of a prompt are the same whatever follows, and those after it
         are the ids of that piece. Where they stand in the row, right before the loss and after that special token,
         the row begins with the ids of the prompt. That piece is nearly always the same, such as `assistant` and a
-        line end; its ids are remembered.
+        line end; its ids are remembered, unless a normalizer changes it, as one might by what stands before it. False
+        means that this shows nothing, and that the prompt has to be tokenised.
         """
         for opener, ids in self.openers.items():
             if text.endswith(opener, 0, start):
@@ -229,7 +234,7 @@ class Judge:
             tokenizer = self.chat_tokenizer.tokenizer
             ids = tokenizer.encode(opener, add_special_tokens=False).ids
             normal = tokenizer.normalizer is None or tokenizer.normalizer.normalize_str(opener) == opener
-            if normal and tokenizer.id_to_token(ids[0]) == self.split.match(opener)[0]:
+            if normal and opener.startswith(tokenizer.id_to_token(ids[0]) or "\0"):
                 self.openers[opener] = ids
                 return encoded.ids[max(0, first - len(ids)) : first] == ids
         return False

@@ -84,7 +84,7 @@ class Expected:
             message | ({key: message["reasoning_content"]} if "reasoning_content" in message else {})
             for message in row["messages"][:end]
         ]
-        return self.tokenizer.apply_chat_template(  # type: ignore[no-any-return]
+        return self.tokenizer.apply_chat_template(
             messages, tools=row.get("tools"), add_generation_prompt=end is not None, return_dict=True
         )["input_ids"]
 

@@ -40,8 +40,8 @@ def vllm_arguments(
         name: the name under which the model is served.
         adapters: LoRA folders by the names under which they are served beside it.
         place: what leads to these names from the folder that vLLM runs in; clients see it.
-        folder: the model, whose template may hold settings (base.template_kwargs). vLLM's parsers of reasoning ask for
-            them, too.
+        folder: the model, whose template may hold settings (base.template_kwargs). vLLM's parsers of reasoning ask
+            for them, too.
     """
     found = ["--served-model-name", name, "--load-format", "safetensors", "--disable-fastapi-docs"]
     found += ["--middleware", "request_limits.RequestLimits"]
