@@ -15,7 +15,7 @@ import jinja2.meta
 from stages.common import chat_template
 
 OWN = ("messages", "tools", "documents", "add_generation_prompt")  # what a server gives every template
-HEADER = re.compile(r"\{#- template_kwargs: (?P<settings>\{.*?\}) -#\}(?:\{%- set \w+ = [^%]* %\})*\n")
+HEADER = re.compile(r"\{#- template_kwargs: (?P<settings>\{.*?\}) -#\}\{%- set ")
 # Templates that always ask for reasoning get a switch, by the name that others have.
 THINKING = {"{{'<｜Assistant｜><think>\\n'}}": "{{'<｜Assistant｜>' + ('<think>\\n' if enable_thinking else '')}}"}
 
@@ -45,7 +45,8 @@ def write(template: str, settings: Mapping[str, Any]) -> str:
             )
     values = "".join(f"{{%- set {name} = {_literal(value)} %}}" for name, value in sorted(settings.items()))
     # The line end after a block is not part of the text.
-    return f"{{#- template_kwargs: {json.dumps(dict(settings), sort_keys=True)} -#}}{values}\n{template}"
+    header = json.dumps(dict(settings), sort_keys=True).replace("#}", "#\\u007d")  # the end of a comment
+    return f"{{#- template_kwargs: {header} -#}}{values}\n{template}"
 
 
 def read(template: str) -> dict[str, Any]:

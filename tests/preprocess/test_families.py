@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import served
 from preparing import Prepare, counts, kept, lines
@@ -91,6 +92,8 @@ def test_a_perfect_answer_scores_one(name: str, run: Callable[..., tuple[Path, s
     for row, made in prepared(folder):
         prompt = expected.render(row, len(row["messages"]) - 1)
         require_prompts(folder, [row], [made], [prompt])
+        with pytest.raises(click.ClickException, match="row 1: not the model's prompt and an answer after it"):
+            require_prompts(folder, [row], [made], [prompt[:-1]])
         answer, stopped = decode_answer(made.ids[len(prompt) :], expected.chat_tokenizer)
         assert stopped
         assert set(score_answer(reference(made, expected.chat_tokenizer), answer).values()) == {1}

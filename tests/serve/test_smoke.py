@@ -12,7 +12,7 @@ from stages.common.tokens import TokenRow
 from tools.common.endpoints import Endpoint
 from tools.smoke.__main__ import choose
 from tools.smoke.api import Reply
-from tools.smoke.parity import check_shares
+from tools.smoke.parity import check_prompts, check_shares
 
 ONE = Endpoint("lockstep-awq-1a2b3c4d", "http://127.0.0.1:8000/v1", "models/awq", "awq", None, {})
 TWO = ONE._replace(name="lockstep-merged-5e6f7a8b")
@@ -52,3 +52,17 @@ def test_the_shares_are_those_of_eval_within_a_bound(
         ("stop rate", passed, {"stop_rate": right / 100}),
         ("exact match", passed, {"exact_match": right / 100}),
     ]
+
+
+@pytest.mark.parametrize(("change", "passed"), [(0, True), (1, False), (-1, False)])
+def test_the_servers_prompt_is_how_a_row_begins_up_to_its_answer(byte_base: Path, change: int, passed: bool) -> None:
+    chat_tokenizer = chat.load(byte_base)
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "yes"}]}
+    (encoded,) = chat.encode(chat_tokenizer, [row])
+    (prompt,) = chat.encode_prompts(chat_tokenizer, [chat.without_answer(row)])
+    asked = encoded.ids[: len(prompt) + change]  # with think tokens, say, or without
+    verdict = check_prompts([Reply("", [], asked, "stop", 0.0, 0.0)], [TokenRow(encoded.ids, list(encoded.mask))])
+    assert (verdict.name, verdict.passed) == ("prompts", passed)
+    assert not check_prompts(
+        [Reply("", [], [], "stop", 0.0, 0.0)], [TokenRow(encoded.ids, list(encoded.mask))]
+    ).passed

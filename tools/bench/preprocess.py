@@ -1,7 +1,7 @@
 """Time the preprocess stage against the least that its work can cost: read, tokenise, write.
 
 The rows are generated: alpaca's lengths, words by Zipf's law. The tokenizer has 32,000 entries and is trained on
-them, or it is that of a model with ChatML tokens, such as Qwen3's with 151,669 entries. The lower bound reads the same
+them, or it is that of a model with ChatML tokens, such as Qwen3's with 151,669. The lower bound reads the same
 file, renders each row with one f-string, calls `encode_batch` with the same threads and writes the ids; it checks,
 masks and counts nothing. Both run as processes of their own, one after the other. Run it with `make bench`, or with
 `docker/run --no-log python -m tools.bench.preprocess`.
