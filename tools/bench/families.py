@@ -6,6 +6,7 @@ base (source: folder) and preprocess, and ids, prompts and loss masks of every k
 with `make bench-families LOCKSTEP_ROWS=folder`, or with `python -m tools.bench.families`; it takes ten minutes.
 """
 
+import itertools
 import json
 import os
 import shutil
@@ -155,14 +156,23 @@ def run(family: Family, rows: Path, folder: Path) -> dict[str, Any]:
     for stage in ("base", "preprocess"):
         command = [sys.executable, "-m", f"stages.{stage}"]
         subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
-    kept, unequal = compare(folder)
+    compared = compare(folder)
     metrics = json.loads((folder / "metrics" / "preprocess.json").read_text(encoding="utf-8"))
-    counts = {"rows_read": metrics["rows_read"], "rows_kept": kept, "rows_unequal": unequal}
-    return describe(folder / "models" / "base") | counts | {"tokenizer": f"{family.package} {VERSION}"}
+    return (
+        describe(folder / "models" / "base")
+        | {"rows_read": metrics["rows_read"]}
+        | compared
+        | {"tokenizer": f"{family.package} {VERSION}"}
+    )
 
 
-def compare(folder: Path) -> tuple[int, int]:
-    """Count the kept rows, and those whose ids or mask are not what transformers makes of them, as `fits` says."""
+def compare(folder: Path) -> dict[str, Any]:
+    """Compare every kept row with transformers.
+
+    Returns:
+        How many rows were kept; how many have ids or a mask that are not right, as `check` says; and the texts between
+        the template's markers that are not in the loss, such as the line break after a stop token.
+    """
     from transformers import AutoTokenizer
 
     from stages.common import chat, files, tokens
@@ -170,21 +180,32 @@ def compare(folder: Path) -> tuple[int, int]:
     base = folder / "models" / "base"
     tokenizer, stops = AutoTokenizer.from_pretrained(base), chat.load(base).stop_ids
     kept = unequal = 0
+    left_out: set[str] = set()
     for split in ("train", "val"):  # calibration repeats rows of train
         prepared = folder / "data" / "prepared"
         rows, found = files.read_rows(prepared / f"{split}.jsonl"), tokens.read(prepared / f"{split}.arrow")
         for row, (ids, mask) in zip(rows, found, strict=True):
             kept += 1
-            unequal += not fits(tokenizer, stops, row, ids, mask)
-    return kept, unequal
+            right, between = check(tokenizer, stops, row, ids, mask)
+            unequal += not right
+            out = [theirs > ours for ours, theirs in zip(mask, between, strict=False)]
+            for is_out, run in itertools.groupby(zip(ids, out, strict=False), key=lambda pair: pair[1]):
+                if is_out:
+                    left_out.add(tokenizer.decode([token for token, _ in run]))
+    return {"rows_kept": kept, "rows_unequal": unequal, "not_in_loss": sorted(left_out)[:9]}
 
 
-def fits(tokenizer: Any, stops: frozenset[int], row: dict[str, Any], ids: list[int], mask: list[int]) -> bool:
-    """Whether ids and mask of a row are right by `apply_chat_template` of transformers.
+def check(
+    tokenizer: Any, stops: frozenset[int], row: dict[str, Any], ids: list[int], mask: list[int]
+) -> tuple[bool, list[int]]:
+    """Tell whether ids and mask of a row are right by `apply_chat_template` of transformers.
 
     The ids are those of the whole conversation and begin with those of the prompt before its last answer. That answer
     is in the loss from the end of this prompt to the stop token, and so is each earlier one that is in the loss.
     Nothing else is, and nothing outside the template's generation blocks.
+
+    Returns:
+        Whether they are, and the mask of these blocks.
     """
     messages, tools = row["messages"], row.get("tools")
     whole = tokenizer.apply_chat_template(messages, tools=tools, return_dict=True, return_assistant_tokens_mask=True)
@@ -201,9 +222,10 @@ def fits(tokenizer: Any, stops: frozenset[int], row: dict[str, Any], ids: list[i
             end = next(ends, len(ids)) if last else mask.index(0, start)
             expected[start:end] = [1] * (end - start)
         elif last:
-            return False
+            return False, whole["assistant_masks"]
     inside = all(one <= other for one, other in zip(mask, whole["assistant_masks"], strict=True))
-    return list(whole["input_ids"]) == ids and mask == expected and inside
+    right = list(whole["input_ids"]) == ids and mask == expected and inside
+    return right, whole["assistant_masks"]
 
 
 def describe(model: Path) -> dict[str, Any]:
