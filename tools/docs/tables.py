@@ -170,20 +170,23 @@ def gates_table() -> str:
 def families_table(facts: Path) -> str:
     """Write what tools/bench/families.py found out about each family of models as a table."""
     lines = [
-        "| models | markers from | same text | stop token | tools | reasoning | tokenizer, 1,000 rows |",
-        "|---|---|---|---|---|---|---|",
+        "| models | markers from | same text | stop token | tools | reasoning | marked, not in the loss "
+        "| tokenizer, rows equal |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, found in files.read_json(facts).items():
         marked = found["changed"].get("chat_template", {"from": "the model", "other_text": [], "also": []})
         same = f"but for {', '.join(marked['other_text'])}" if marked["other_text"] else "yes"
         same += f"; also {', '.join(marked['also'])}" if marked["also"] else ""
         kinds = [kind for kind in ("definitions", "calls") if found[f"tool_{kind}"]]
-        equal = f"{found['rows_kept'] - found['rows_unequal']} of {found['rows_kept']} kept rows equal"
+        equal = f"{found['rows_kept'] - found['rows_unequal']} of {found['rows_kept']}"
+        out = ", ".join(f"`{json.dumps(text, ensure_ascii=False)[1:-1]}`" for text in found["not_in_loss"])
+        stop, out = (text.replace("|", "\\|") for text in (found["stop_token"], out))  # in a table it ends a cell
         lines.append(
-            f"| {name} | {marked['from']} | {same} | `{found['stop_token']}` | {', '.join(kinds) or 'no'} "
-            f"| {'yes' if found['reasoning'] else 'no'} | {found['tokenizer']}: {equal} |"
+            f"| {name} | {marked['from']} | {same} | `{stop}` | {', '.join(kinds) or 'no'} "
+            f"| {'yes' if found['reasoning'] else 'no'} | {out} | {found['tokenizer']}: {equal} |"
         )
-    lines += [f"| {name} | | | | | | not available |" for name in families.ABSENT]
+    lines += [f"| {name} | | | | | | | not available |" for name in families.ABSENT]
     return "\n".join(lines)
 
 
