@@ -139,8 +139,8 @@ def test_a_model_in_the_cache_needs_no_hub_when_offline(
     code, message = fetch("lockstep/model", offline="1")
     assert (code, message) == (
         1,
-        f"Error: base.id: lockstep/model at {COMMIT}: not whole in the cache {cache}, and HF_HUB_OFFLINE is set; unset "
-        "it, or copy the model's folder from another machine's cache",
+        f"Error: base.id: lockstep/model at {COMMIT}: not whole in the cache {cache}, and HF_HUB_OFFLINE is set; "
+        "unset it, or copy the model's folder from another machine's cache",
     )
     assert fetch("lockstep/model")[0] == 0
     assert fetch("lockstep/model", "http://127.0.0.1:9", offline="1")[0] == 0

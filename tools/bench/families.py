@@ -170,8 +170,8 @@ def compare(folder: Path) -> dict[str, Any]:
     """Compare every kept row with transformers.
 
     Returns:
-        How many rows were kept; how many have ids or a mask that are not right, as `check` says; and the texts between
-        the template's markers that are not in the loss, such as the line break after a stop token.
+        How many rows were kept; how many have ids or a mask that are not right, as `check` says; and the texts
+        between the template's markers that are not in the loss, such as the line break after a stop token.
     """
     from transformers import AutoTokenizer
 
