@@ -41,11 +41,12 @@ def main(params: Path, base: Path, adapter: Path, val: Path, out: Path, metrics:
 
     with files.fresh_folder(out) as folder:
         # Work
-        merged_tensors = rewrite_weights(base, adapter, folder, plan_merge(base, adapter, lora), config.dtype)
+        plan = plan_merge(base, adapter, lora)
+        merged_tensors = rewrite_weights(base, adapter, folder, plan, config.dtype, config.seed)
         write_others(others, folder, config.dtype)
         chosen = device.choose()
         click.echo(f"device: {chosen.name}, {chosen.dtype}: {chosen.reason}")
-        proof = misplaced(agreement.load_trained(base, adapter, chosen), folder)
+        proof = misplaced(agreement.load_trained(base, adapter, chosen), folder, config.seed is None)
         agreement.free_memory()
         found = agreement.compare(
             lambda: agreement.load_trained(base, adapter, chosen),

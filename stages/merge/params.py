@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from stages.common.params import Section
 
@@ -11,5 +11,6 @@ class MergeParams(Section):
     """params.yaml: merge."""
 
     dtype: Literal["base", "float32"]
+    seed: NonNegativeInt | None
     rows: PositiveInt
     batch_size: PositiveInt

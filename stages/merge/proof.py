@@ -18,16 +18,17 @@ SMALLEST = {"BF16": -126, "F16": -14, "F32": -126}  # exponent of the smallest n
 SLACK = 1e-5  # of the largest change in a tensor: two float32 products may add in another order
 
 
-def misplaced(trained: Any, merged: Path) -> dict[str, int]:
-    """Count merged weights that are not next to the float32 merge.
+def misplaced(trained: Any, merged: Path, nearest: bool) -> dict[str, int]:
+    """Count merged weights that are not the float32 merge, rounded.
 
     Args:
         trained: the base model with its adapter, from `agreement.load_trained`.
         merged: the folder of the merged model.
+        nearest: whether it is rounded to the nearest number, and not to one of the two beside it.
 
     Returns:
-        `checked_tensors`: those of plain LoRA layers; `misplaced_weights`, the numbers in them that are more than
-        half a unit in the last place away.
+        `checked_tensors`: those of plain LoRA layers; `misplaced_weights`, the numbers in them that are more than a
+        unit in the last place away, or than half of one.
     """
     import torch
 
@@ -39,7 +40,7 @@ def misplaced(trained: Any, merged: Path) -> dict[str, int]:
             continue
         found = torch.from_numpy(tensor.read())
         unit = torch.exp2(exact.abs().log2().floor().clamp(min=SMALLEST[tensor.dtype]) - MANTISSA[tensor.dtype])
-        wrong += int(((found - exact).abs() > unit / 2 + slack).sum())
+        wrong += int(((found - exact).abs() > (unit / 2 if nearest else unit) + slack).sum())
         checked += 1
     return {"checked_tensors": checked, "misplaced_weights": wrong}
 

@@ -18,6 +18,7 @@ import xxhash
 from stages.common import files, trained_on
 from stages.merge.delta import Delta
 from stages.merge.plan import Plan
+from stages.merge.rounding import narrow, narrow_by_chance
 from stages.merge.tensors import DTYPES, Tensor, list_tensors, widen
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ class Block(NamedTuple):
     dtype: str
 
 
-def rewrite_weights(base: Path, trained: Path, out: Path, plan: Plan, dtype: str = "base") -> int:
+def rewrite_weights(
+    base: Path, trained: Path, out: Path, plan: Plan, dtype: str = "base", seed: int | None = None
+) -> int:
     """Write the base model's weight files with the deltas added: same files and order, and with `base` same headers.
 
     Args:
@@ -49,6 +52,7 @@ def rewrite_weights(base: Path, trained: Path, out: Path, plan: Plan, dtype: str
         out: the folder to write to.
         plan: from `plan_merge`.
         dtype: `base`, or `float32` for all floating-point numbers.
+        seed: of rounding by chance; None: to the nearest number.
 
     Returns:
         How many tensors differ from the base's.
@@ -58,7 +62,7 @@ def rewrite_weights(base: Path, trained: Path, out: Path, plan: Plan, dtype: str
     """
     total = 0
     for file, tensors in plan.items():
-        differing, checksum = rewrite_file(file, out / file.name, tensors, dtype)
+        differing, checksum = rewrite_file(file, out / file.name, tensors, dtype, seed)
         trained_on.require(base, trained, {file.name: checksum})
         total += differing
     return total
@@ -84,7 +88,7 @@ def write_others(others: list[Path], out: Path, dtype: str) -> None:
 
 
 def rewrite_file(
-    source: Path, target: Path, tensors: list[tuple[Tensor, Delta | None]], dtype: str
+    source: Path, target: Path, tensors: list[tuple[Tensor, Delta | None]], dtype: str, seed: int | None
 ) -> tuple[int, str]:
     """Write one weight file.
 
@@ -102,7 +106,7 @@ def rewrite_file(
             if block.change:  # computed in float32, and rounded once
                 shape = (block.stop - block.start, *block.tensor.shape[1:])
                 values = widen(block.raw, block.tensor.dtype).reshape(shape)
-                written = narrow(block.change(values, block.start, block.stop), block.dtype)
+                written = rounded(block, block.change(values, block.start, block.stop), seed)
                 if block.tensor.name not in differing and written != stored_as(block):
                     differing.add(block.tensor.name)
             else:
@@ -114,6 +118,14 @@ def rewrite_file(
 
         side_by_side(write_block, read_blocks(old, tensors, digest, dtype, len(header)))
     return len(differing), digest.hexdigest()
+
+
+def rounded(block: Block, values: "NDArray[np.float32]", seed: int | None) -> bytes:
+    """Round the changed numbers of a block to the dtype that is written."""
+    if seed is None:
+        return narrow(values, block.dtype)
+    first = block.start * (values.size // (block.stop - block.start))
+    return narrow_by_chance(values, block.dtype, seed, block.tensor.name, first)
 
 
 def stored_as(block: Block) -> bytes:
@@ -146,20 +158,6 @@ def stored_dtype(dtype: str, wanted: str) -> str:
 def growth(dtype: str, wanted: str) -> int:
     """Return how many times its bytes a tensor takes then."""
     return 4 // DTYPES[dtype].itemsize if wanted == "float32" and dtype in DTYPES else 1
-
-
-def narrow(values: "NDArray[np.float32]", dtype: str) -> bytes:
-    """Round float32 numbers to a stored dtype: to the nearest number, ties to the one whose last bit is 0."""
-    if dtype != "BF16":
-        with np.errstate(over="ignore"):
-            return values.astype(DTYPES[dtype]).tobytes()
-    bits = np.ascontiguousarray(values).view(np.uint32)
-    rounded = bits >> 16
-    rounded &= 1
-    rounded += 0x7FFF
-    rounded += bits
-    rounded >>= 16
-    return rounded.astype(np.uint16).tobytes()
 
 
 def read_blocks(

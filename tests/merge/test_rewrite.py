@@ -7,7 +7,7 @@ import pytest
 from adapters import ALL, adapt, merge
 
 from stages.common import files
-from stages.merge.rewrite import narrow
+from stages.merge.rounding import narrow
 from stages.merge.tensors import widen
 
 
@@ -26,12 +26,13 @@ def test_numbers_are_rounded_and_read_as_by_torch(name: str, kind: str) -> None:
     np.testing.assert_array_equal(widen(stored, name), expected.float().numpy())
 
 
+@pytest.mark.parametrize("seed", [None, 7])
 def test_other_blocks_and_one_thread_give_the_same_bytes(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int | None
 ) -> None:
     adapter = adapt(base, tmp_path / "adapter", **ALL, use_dora=True)
-    merge(base, adapter, tmp_path / "one")
+    merge(base, adapter, tmp_path / "one", seed)
     monkeypatch.setattr("stages.merge.tensors.BLOCK", 700)
     monkeypatch.setattr("stages.merge.rewrite.WORKERS", 1)
-    merge(base, adapter, tmp_path / "other")
+    merge(base, adapter, tmp_path / "other", seed)
     assert files.hashes(tmp_path / "one") == files.hashes(tmp_path / "other")

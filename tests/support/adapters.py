@@ -43,12 +43,12 @@ def adapt(base: Path, out: Path, **config: Any) -> Path:
     return out
 
 
-def merge(base: Path, adapter: Path, out: Path) -> "dict[str, Tensor]":
+def merge(base: Path, adapter: Path, out: Path, seed: int | None = None) -> "dict[str, Tensor]":
     """Merge the weights alone, and return the merged tensors; names, shapes and dtypes must be the base model's."""
     out.mkdir()
     before = tensors(base)
     lora = files.read_json(adapter / adapter_config.CONFIG)
-    count = rewrite_weights(base, adapter, out, plan_merge(base, adapter, lora))
+    count = rewrite_weights(base, adapter, out, plan_merge(base, adapter, lora), seed=seed)
     found = tensors(out)
     assert count == sum(not tensor.equal(before[name]) for name, tensor in found.items()) > 0
     assert {name: (tensor.shape, tensor.dtype) for name, tensor in found.items()} == {
