@@ -146,7 +146,11 @@ def test_the_params_of_this_repository_are_valid(params: Callable[..., Path]) ->
 @pytest.mark.parametrize(
     ("section", "changes", "message"),
     [
-        (BaseParams, {"base.source": "web"}, "base.source: input should be 'tiny', 'hub', 'modelscope', 'folder' or 'gguf' (got 'web')"),
+        (
+            BaseParams,
+            {"base.source": "web"},
+            "base.source: input should be 'tiny', 'hub', 'modelscope', 'folder' or 'gguf' (got 'web')",
+        ),
         (BaseParams, {"base.tiny.seed": "x"}, "base.tiny.seed: input should be a valid integer"),
         (BaseParams, {"base.tiny.sead": 1}, "base.tiny.sead: unknown key; did you mean seed?"),
         (MergeParams, {"merge.rows": 0}, "merge.rows: input should be greater than 0 (got 0)"),

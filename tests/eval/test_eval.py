@@ -161,6 +161,6 @@ def test_the_quantised_model_scores_like_the_merged_one(scored: Path) -> None:
     assert set(awq) == {
         *("rows", "rows_answered", "answer_tokens", "loss", "perplexity", "tasks", "tasks_mean"),
         *("exact_match", "normalized_exact_match", "rouge_l", "chrf"),
-        *("stop_rate", "answer_words_mean", "distinct_1", "distinct_2"),
+        *("stop_rate", "fitting_rate", "answer_words_mean", "distinct_1", "distinct_2"),
         *("general_rows", "general_tokens", "general_loss", "general_perplexity"),
     }

@@ -117,7 +117,7 @@ def test_a_task_without_its_rows_is_named_in_one_line(
 def test_a_group_takes_a_task_of_the_harness_with_local_rows(run: Run, tmp_path: Path) -> None:
     """The example of docs/eval.md. It takes ten seconds: the harness first lists its own tasks."""
     page = (Path(__file__).parents[2] / "docs" / "eval.md").read_text(encoding="utf-8")
-    example = page.partition("```yaml\n")[2].partition("```")[0]
+    example = "group:" + page.partition("```yaml\ngroup:")[2].partition("```")[0]
     (tmp_path / "data" / "tasks" / "group.yaml").write_text(example, encoding="utf-8")
     rows = [
         {"ctx_a": "She boils an egg.", "ctx_b": "then she", "endings": [" eats it", " x", " y", " z"], "label": "0"}

@@ -22,6 +22,16 @@ def tensors(folder: Path) -> "dict[str, Tensor]":
     return load_file(folder / "model.safetensors")
 
 
+def nearest_merge(models: Path) -> "dict[str, Tensor]":
+    """Add models/adapter to models/base in float32, and round to the base's dtype: what awq leaves as it is."""
+    from stages.awq.model import load_merged, load_model
+
+    network = load_model(models / "base", "dvc repro base")
+    stored = network.dtype
+    exact = load_merged(network, models / "adapter").state_dict()
+    return {name: tensor.to(stored) for name, tensor in exact.items()}
+
+
 def change_tensors(folder: Path, change: Callable[["dict[str, Tensor]"], object]) -> None:
     from safetensors.torch import save_file
 
