@@ -37,7 +37,7 @@ override export VENV := $(abspath $(VENV))
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro stop tensorboard gate serve status logs smoke lineage card trace show-tokens images runtime verify test test-fast coverage bench bench-gpu bench-serve lint docs data import recipe audit lock
+.PHONY: help install repro stop tensorboard gate serve status logs smoke lineage card trace show-tokens images runtime verify test test-fast coverage bench bench-families bench-gpu bench-serve lint docs data import recipe audit lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
