@@ -47,7 +47,7 @@ install: $(VENV)/.pipeline ## make .venv with the locked environment
 repro: $(VENV)/.pipeline ## build the model: run every stage whose inputs changed
 	@PATH="$(BIN):$$PATH" dvc repro
 
-stop: $(VENV)/.pipeline ## stop what runs here; train saves a checkpoint that `make repro` resumes from (WHAT=serve|stages|train, WAIT=60)
+stop: $(VENV)/.pipeline ## stop what runs here; train saves a checkpoint, from which it resumes (WHAT=serve, stages or train, WAIT=seconds)
 	@$(BIN)/python -m tools.stop $(call given,WHAT WAIT)
 
 tensorboard: $(VENV)/.pipeline ## watch trainings at http://127.0.0.1:6006 (PORT=6006)
