@@ -18,7 +18,7 @@ def test_smoke_passes_and_leaves_its_figures(served: Served) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads((served.folder / "metrics" / "serve.json").read_text(encoding="utf-8"))
     assert figures["name"] == served.model()
-    assert len(figures["passed"]) == 13
+    assert len(figures["passed"]) == 14
     assert all(figures["passed"].values())
     assert figures["tokens_per_second"] > 0 < figures["alone_first_token_seconds_median"]
 
