@@ -31,7 +31,8 @@ def render_card(run: Run) -> str:
         counts=flat(counts),
         limits=limits_of_use(run),
         models_scored=SCORED,
-        pairs=sorted(compared, key=lambda pair: SCORED.index(pair.partition("_")[0])),  # merged_base, awq_merged
+        # merged_base, awq_base, awq_merged
+        pairs=sorted(compared, key=lambda pair: SCORED.index(pair.partition("_")[0])),
         passed=sum(verdict["passed"] for verdict in run["gates"].values()),
         scores=by_row({name: metrics[f"eval/{name}"] for name in SCORED}),
         settings=settings(run),
