@@ -94,6 +94,7 @@ def test_base_uses_the_proxy_and_trusts_the_given_certificate(
         "HTTPS_PROXY": f"http://127.0.0.1:{proxy.server_port}",
         "NO_PROXY": "",
         "no_proxy": "",
+        "HF_HOME": str(checkout / "none"),  # without one the downloads go to the checkout, where nothing is yet
     }
     command = ("python", "-m", "stages.base")
     done = run(*command, stage="base", **way, SSL_CERT_FILE=str(certificate[0]))
@@ -103,6 +104,7 @@ def test_base_uses_the_proxy_and_trusts_the_given_certificate(
     assert found.pop("manifest.json")
     assert found == files.hashes(secure_hub.models["lockstep/model"])
     shutil.rmtree(checkout / "models")
+    shutil.rmtree(checkout / ".scratch" / "huggingface")
     done = run(*command, stage="base", **way, SSL_CERT_FILE="")
     assert done.returncode == 1
     assert "CERTIFICATE_VERIFY_FAILED" in done.stdout
