@@ -15,10 +15,9 @@ from stages.compare.params import CompareParams
 from stages.eval.params import EvalParams
 from stages.merge.params import MergeParams
 from stages.preprocess import __main__ as preprocess
-from stages.preprocess.params import PreprocessParams
 from stages.report.params import GatesParams
 from stages.train import __main__ as train
-from stages.train.params import TrainParams
+from tools.preflight import SECTIONS
 
 
 class Inner(Section):
@@ -129,17 +128,7 @@ def test_a_missing_file_is_an_error(fail: Callable[..., str]) -> None:
 
 def test_the_params_of_this_repository_are_valid(params: Callable[..., Path]) -> None:
     path = params()
-    sections: dict[str, type[Section]] = {
-        "base": BaseParams,
-        "preprocess": PreprocessParams,
-        "train": TrainParams,
-        "merge": MergeParams,
-        "awq": AwqParams,
-        "eval": EvalParams,
-        "compare": CompareParams,
-        "gates": GatesParams,
-    }
-    for name, section in sections.items():
+    for name, section in SECTIONS.items():
         assert load_params(path, name, section)
 
 

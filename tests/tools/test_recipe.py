@@ -8,17 +8,10 @@ from typing import Any
 import pytest
 from stage_runs import fail_in, succeed_in
 
-from stages.awq.params import AwqParams
 from stages.base import __main__ as base
 from stages.base import hub
-from stages.base.params import BaseParams
-from stages.common.params import Section, build_config, load_params, read_yaml
-from stages.compare.params import CompareParams
-from stages.eval.params import EvalParams
-from stages.merge.params import MergeParams
-from stages.preprocess.params import PreprocessParams
-from stages.report.params import GatesParams
-from stages.train.params import TrainParams
+from stages.common.params import build_config, load_params, read_yaml
+from tools.preflight import SECTIONS
 from tools.recipe import __main__ as tool
 from tools.recipe.overlays import read_document, replace_lines
 
@@ -29,16 +22,6 @@ NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 OTHERS = [name for name in NAMES if name != "tiny"]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SHORT = "base:\n  source: tiny\n"
-SECTIONS: dict[str, type[Section]] = {
-    "base": BaseParams,
-    "preprocess": PreprocessParams,
-    "train": TrainParams,
-    "merge": MergeParams,
-    "awq": AwqParams,
-    "eval": EvalParams,
-    "compare": CompareParams,
-    "gates": GatesParams,
-}
 # From each model's config.json on the hub: the input widths of its linear layers (hidden_size, heads x head_dim,
 # intermediate_size), and max_position_embeddings.
 MODELS = {
