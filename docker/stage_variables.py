@@ -15,6 +15,9 @@ DETERMINISM = {
     "OPENBLAS_NUM_THREADS": "1",  # merge works on several blocks in parallel instead
     "PYTHONHASHSEED": "0",  # the order of sets of strings
 }
+# The memory allocator of a stage, where it is installed (Debian: libtcmalloc-minimal4). glibc's splits the large
+# aligned blocks that PyTorch frees, and asks for more in the next step (figures in docs/determinism.md).
+ALLOCATORS = tuple(f"/usr/{folder}/libtcmalloc_minimal.so.4" for folder in ("lib/x86_64-linux-gnu", "lib64", "lib"))
 # The same bytes, faster. PyTorch frees and requests the same large blocks in every operation: keeping them halves the
 # time of a training step on the tiny model, and costs a fifth more memory (glibc; figures in docs/determinism.md).
 SPEED = {

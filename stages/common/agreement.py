@@ -26,10 +26,11 @@ ROUND = 4 * 2**30  # bytes of log-probabilities kept on disk; each round loads b
 def load(folder: Path, device: Device, adapter: Path | None = None) -> "PreTrainedModel":
     """Load a model for inference; an `adapter` is applied at run time."""
     import transformers
-    from peft import PeftModel
 
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=device.dtype)
     if adapter:
+        from peft import PeftModel
+
         model = PeftModel.from_pretrained(model, adapter)
     return model.to(device.name).eval()
 

@@ -1,6 +1,7 @@
 """Batches: rows of similar length padded to one length, and a model's logits where it predicts assistant tokens."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stages.common.tokens import TokenRow
@@ -38,13 +39,35 @@ def padded(rows: list[TokenRow], batch_size: int) -> Iterator[Batch]:
 
 
 def answer_logits(model: Any, batch: Batch) -> "torch.Tensor":
-    """Compute the logits of the positions that predict an assistant token.
+    """Compute the logits of the positions that predict an assistant token, and no others.
 
     Returns:
         Shape (assistant tokens, vocabulary), float32, on the model's device.
     """
-    logits = model(input_ids=batch.ids.to(model.device), attention_mask=batch.attention.to(model.device)).logits
-    return logits[:, :-1][batch.mask[:, 1:].bool().to(model.device)].float()
+    places = batch.mask[:, 1:].flatten().nonzero().squeeze(1)
+    places += places // (batch.mask.shape[1] - 1)  # of rows with their last position, which predicts nothing
+    with output_at(model, places.to(model.device)):
+        logits = model(input_ids=batch.ids.to(model.device), attention_mask=batch.attention.to(model.device)).logits
+    return logits.float()
+
+
+@contextmanager
+def output_at(model: Any, places: "torch.Tensor") -> Iterator[None]:
+    """Let a model compute its output layer at some positions only: vocabularies are wide, and prompts need no logits.
+
+    Args:
+        model: a causal language model, or a PEFT model. Its logits then have the shape (positions, vocabulary).
+        places: the positions, counted through all rows of the batch one after the other.
+    """
+
+    def choose(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (inputs[0].flatten(0, 1).index_select(0, places), *inputs[1:])
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(choose)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def answer_tokens(batch: Batch) -> "torch.Tensor":

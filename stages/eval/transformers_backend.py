@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stages.common import batches, device
+from stages.common import agreement, batches, device
 from stages.common.chat import ChatTokenizer
 from stages.common.tokens import TokenRow
 
@@ -19,14 +19,19 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def load(folder: Path, chat_tokenizer: ChatTokenizer, seed: int) -> Iterator["PreTrainedModel"]:
-    """Load a model folder. It generates greedily, whatever its generation_config.json sets: see docs/eval.md."""
+def load(
+    folder: Path, chat_tokenizer: ChatTokenizer, seed: int, adapter: Path | None = None
+) -> Iterator["PreTrainedModel"]:
+    """Load a model folder; an `adapter` is applied at run time.
+
+    It generates greedily, whatever its generation_config.json sets: see docs/eval.md.
+    """
     import transformers
 
     transformers.set_seed(seed)
     chosen = device.choose()
     click.echo(f"device: {chosen.name}, {chosen.dtype}: {chosen.reason}")
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=chosen.dtype).to(chosen.name).eval()
+    model = agreement.load(folder, chosen, adapter)
     model.generation_config = transformers.GenerationConfig(
         do_sample=False, eos_token_id=sorted(chat_tokenizer.stop_ids), pad_token_id=chat_tokenizer.pad_id
     )

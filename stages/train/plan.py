@@ -1,14 +1,15 @@
 """Plan: number of steps, layout of a batch, device and estimated memory, printed before training starts."""
 
 import math
+import os
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from stages.common import tokens
 from stages.common.device import Device
 from stages.train.data import count_in_loss, row_lengths
+from stages.train.memory import peak_bytes
 from stages.train.params import TrainParams
 from stages.train.trainer import Trainer
 
@@ -37,34 +38,42 @@ def describe_plan(trainer: Trainer, config: TrainParams, device: Device, train: 
         f"{steps} steps of {config.batch_size} {layout}: {arguments.per_device_train_batch_size} per device x "
         f"{arguments.gradient_accumulation_steps} accumulated x {arguments.world_size} processes\n"
         f"{device.name}, {device.dtype}: {device.reason}\n"
-        f"estimated memory: {short(weight_bytes(model))}B for weights, gradients and optimizer, "
-        f"{short(activation_bytes(trainer, max(lengths)))}B for activations of the longest batch"
+        f"estimated memory: {describe_memory(trainer, device)}"
     )
 
 
-def weight_bytes(model: Any) -> int:
-    """Compute the bytes of all weights, and of the gradient and AdamW's two moments of each trainable one."""
-    weights = list(model.parameters())
-    trainable = [weight for weight in weights if weight.requires_grad]
-    return sum(weight.numel() * weight.element_size() for weight in weights) + sum(
-        weight.numel() * (weight.element_size() + 8) for weight in trainable
-    )
+def describe_memory(trainer: Trainer, device: Device) -> str:
+    """Describe the memory that a step takes at its peak: on a CPU that of this process, else that of the GPU.
 
-
-def activation_bytes(trainer: Trainer, longest: int) -> float:
-    """Estimate the bytes that a batch of rows of `longest` tokens keeps for the backward pass.
-
-    A layer keeps 17 tensors of the hidden size (norms, projections, rotations; arXiv 2205.05198 counts 34 bytes in
-    16 bit) and 4 of the size of its gated MLP; the loss 4 of the size of the vocabulary, in float32. Attention scores
-    are left out.
+    What cannot be computed without data, such as a kernel of another package, is no reason to end a training.
     """
-    config, arguments = trainer.model.config, trainer.args
-    layer = 17 * config.hidden_size + 4 * config.intermediate_size
-    if arguments.gradient_checkpointing:
-        layer = config.hidden_size
-    width = 2 if arguments.bf16 else 4
-    batch_tokens = arguments.per_device_train_batch_size * longest
-    return batch_tokens * (layer * config.num_hidden_layers * width + 4 * config.vocab_size * 4)
+    try:
+        weights, step = peak_bytes(trainer)
+    except Exception as error:
+        return f"unknown ({type(error).__name__}: {next(iter(str(error).splitlines()), '')})"
+    parts = [
+        f"{short(weights)}B weights and optimizer",
+        f"{short(step)}B gradients and activations of the largest batch",
+    ]
+    libraries = 0
+    if device.name == "cpu":
+        libraries = max(0, resident_bytes() - sum(map(_bytes, trainer.model.parameters())))
+        parts.insert(0, f"{short(libraries)}B libraries")
+        if "tcmalloc" not in os.environ.get("LD_PRELOAD", ""):
+            parts.append(
+                "up to half more as glibc keeps freed blocks: `apt install libtcmalloc-minimal4` avoids that"
+            )
+    return f"{short(libraries + weights + step)}B ({', '.join(parts)})"
+
+
+def resident_bytes() -> int:
+    """Return the memory of this process that is in use now; 0 where the system does not tell."""
+    path = Path("/proc/self/statm")
+    return int(path.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") if path.exists() else 0
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 def short(number: float) -> str:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
-from stages.common import files
+from stages.common import batches, files
 from stages.train import checkpoints
 from stages.train.callbacks import BEST, Best, Progress
 from stages.train.data import GroupedByLength, load_rows, load_train_rows, require_isolation
@@ -75,6 +75,20 @@ def make_trainer(
     if config.keep == "best" or config.early_stopping:
         trainer.add_callback(Best(scratch / BEST, trainer.save_model, config.early_stopping))
     return trainer
+
+
+def labelled_places(labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the places before a token with a label, counted through all rows of a batch, and these labels.
+
+    Args:
+        labels: shape (rows, tokens), -100 where a token is not in the loss.
+
+    Returns:
+        `places` and `shift_labels`, both of shape (tokens in the loss,).
+    """
+    following = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100).flatten()
+    places = (following != -100).nonzero().squeeze(1)
+    return {"places": places, "shift_labels": following[places]}
 
 
 class Diverged(Exception):
@@ -137,11 +151,17 @@ class Trainer(trl.SFTTrainer):
         """Compute the mean loss over the labels of the batch.
 
         TRL computes the output layer in pieces, twice, which spares a GPU's memory, and the entropy and accuracy of
-        every token: a tenth of the time on a CPU, where transformers' own loss is used.
+        every token. On a CPU transformers' own loss is used, on the logits of the positions with a label alone.
         """
         inputs["use_cache"] = False  # with a cache the model reads packed rows as one
-        plain = transformers.Trainer if self.args.use_cpu else trl.SFTTrainer
-        return plain.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
+        if not self.args.use_cpu:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        plain = transformers.Trainer.compute_loss
+        if self.label_smoother or self.compute_loss_func:  # they shift the labels themselves
+            return plain(self, model, inputs, return_outputs, num_items_in_batch)
+        named = inputs if "places" in inputs else inputs | labelled_places(inputs["labels"])
+        with batches.output_at(self.accelerator.unwrap_model(model), named.pop("places")):
+            return plain(self, model, named, return_outputs, num_items_in_batch)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         writing = Path(self.args.output_dir)

@@ -144,3 +144,27 @@ def test_two_processes_train_the_same(train: Callable[..., Path], prepared: Path
         "adapter_model.safetensors",
         "base.json",
     }
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"train.sft.packing": True, "train.sft.max_length": 32}, {"train.sft.padding_free": True}]
+)
+def test_the_loss_and_its_gradients_are_transformers_own(
+    changes: dict[str, Any], trainer: Callable[..., Any]
+) -> None:
+    """The output layer is computed at the positions with a label alone."""
+    import torch
+    import transformers
+
+    built = trainer(changes)
+    batch = dict(built.data_collator([built.train_dataset[place] for place in range(len(built.train_dataset))]))
+    tokens = int((batch["labels"][:, 1:] != -100).sum())
+    model = built.model.eval()
+    gradients = []
+    for compute in (built.compute_loss, lambda *given: transformers.Trainer.compute_loss(built, *given)):
+        model.zero_grad()
+        loss = compute(model, dict(batch), False, tokens)
+        loss.backward()
+        gradients.append([loss, *(weight.grad.clone() for weight in model.parameters() if weight.requires_grad)])
+    for one, other in zip(*gradients, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-6)

@@ -48,15 +48,15 @@ def measure(folder: Path, rows: int, sft: dict[str, Any], fixed: dict[str, Any])
     """Train two steps, and format their peak memory and the estimate."""
     import torch
 
-    from stages.train.plan import activation_bytes, weight_bytes
+    from stages.train.memory import peak_bytes
 
     before = peak()
     batch = 1 if sft.get("packing") else rows
     trainer = bench_trainer(folder, batch, sft | {"max_steps": 2}, **fixed)
+    estimated = sum(peak_bytes(trainer))
     trainer.train()
     taken = torch.cuda.max_memory_allocated() if device.choose().name == "cuda" else peak() - before
-    weights, activations = weight_bytes(trainer.model), activation_bytes(trainer, max(trainer.sampler.lengths))
-    return f"{taken / 1e6:6.0f} MB; estimated {weights / 1e6:4.0f} + {activations / 1e6:5.0f} MB"
+    return f"{taken / 1e6:6.0f} MB; estimated {estimated / 1e6:5.0f} MB, {estimated / taken:.2f} of it"
 
 
 def peak() -> int:

@@ -1,0 +1,119 @@
+"""Memory: the peak of a training step, found by running one on tensors that have shapes but no data.
+
+PyTorch's FakeTensorMode runs every operation of forward and backward pass on shapes alone, in seconds and without
+memory. Each result counts as long as the step holds it, so attention, checkpointing, packing, DoRA and a loss in
+pieces need no formula of their own.
+"""
+
+import copy
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import peft
+import torch
+import trl
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from trl.trainer.utils import add_fused_lm_head
+
+from stages.train.trainer import Trainer, labelled_places
+
+ADAMW_BYTES = 8  # per trainable weight: two moments in float32
+
+
+def peak_bytes(trainer: Trainer) -> tuple[int, int]:
+    """Compute the memory of the largest batch's step.
+
+    Args:
+        trainer: with its model and rows.
+
+    Returns:
+        Bytes of weights and of the optimizer's state, and those of gradients and activations at the peak, beside
+        them. Libraries, and memory that the allocator keeps unused, are not part of it.
+    """
+    model = trainer.model
+    weights = list({id(weight): weight for weight in [*model.parameters(), *model.buffers()]}.values())
+    kept = sum(weight.numel() * weight.element_size() for weight in weights)
+    kept += ADAMW_BYTES * sum(weight.numel() for weight in weights if weight.requires_grad)
+    batch = trainer.data_collator([trainer.train_dataset[place] for place in largest_batch(trainer)])
+    batch |= labelled_places(batch["labels"])  # what depends on data is found here
+    with FakeTensorMode() as mode:
+        known = {id(weight): _fake(mode, weight) for weight in weights}
+        shapes = list(known.values())  # deepcopy adds to `known`
+        outline = copy.deepcopy(model, known)  # of these tensors there is no copy
+        _bind(outline, trainer.args)
+        inputs = {name: _fake(mode, value) for name, value in batch.items() if isinstance(value, torch.Tensor)}
+        live = LiveBytes([*shapes, *inputs.values()])
+        with live, trainer.compute_loss_context_manager():
+            loss = trainer.compute_loss(outline.train(), batch | inputs)
+        with live:
+            loss.backward()
+    return kept, live.peak
+
+
+def largest_batch(trainer: Trainer) -> list[int]:
+    """Return the places of the rows in the forward pass with the most tokens, padding included.
+
+    Where the order is not ours, it is that of the longest rows, as they may come together.
+    """
+    lengths, size = trainer.sampler.lengths, trainer.args.per_device_train_batch_size
+    if trainer.args.train_sampling_strategy != "group_by_length":
+        return sorted(range(len(lengths)), key=lambda place: -lengths[place])[:size]
+    order = list(trainer.sampler)
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    return max(batches, key=lambda places: len(places) * max(lengths[place] for place in places))
+
+
+class LiveBytes(TorchDispatchMode):
+    """Count the bytes of results that are alive. `peak` is their highest sum.
+
+    Args:
+        apart: tensors that do not count, and whose views do not.
+    """
+
+    def __init__(self, apart: Iterable[torch.Tensor]) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.known = {id(tensor.untyped_storage()) for tensor in apart}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation, and count its results."""
+        found = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(found):
+            if isinstance(tensor, torch.Tensor):
+                self._count(tensor.untyped_storage())
+        return found
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        """Count a storage once, until it is freed: views share it."""
+        key, size = id(storage), storage.nbytes()
+        if key in self.known:
+            return
+        self.known.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._free, key, size)
+
+    def _free(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size
+
+
+def _bind(outline: Any, arguments: trl.SFTConfig) -> None:
+    """Give a copy its own forward pass, as TRL's runs that of the model it was made for, and what training adds."""
+    base = outline.get_base_model() if isinstance(outline, peft.PeftModel) else outline
+    base.__dict__.pop("forward", None)
+    if not arguments.use_cpu:
+        add_fused_lm_head(base, outputs=("log_probs", "entropy", "is_top1"))
+    if arguments.gradient_checkpointing:
+        base.gradient_checkpointing_enable(arguments.gradient_checkpointing_kwargs)
+
+
+def _fake(mode: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor, or a weight, of the same shape, dtype and device, without data."""
+    found = mode.from_tensor(tensor)
+    if isinstance(tensor, torch.nn.Parameter):
+        return torch.nn.Parameter(found, requires_grad=tensor.requires_grad)
+    return found
