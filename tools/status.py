@@ -16,11 +16,7 @@ from tools.common.serve_secrets import load_secrets
 @click.option("--secrets", is_flag=True, help="Also print the API key and the account of the chat page.")
 def main(secrets: bool) -> None:
     state, settings = require_state(), load_secrets()
-    rows = [
-        (name, one.address, one.is_up(settings["API_KEY"]))
-        for one in state.endpoints
-        for name in (one.name, *one.adapters)
-    ]
+    rows = [(name, one.address, one.is_up(settings["API_KEY"])) for one in state.endpoints for name in one.names]
     rows.append(("chat page", state.webui, state.webui_is_up()))
     for name, address, is_up in rows:
         click.echo(f"{name:32} {address:28} {'healthy' if is_up else 'does not answer'}")

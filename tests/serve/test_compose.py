@@ -66,3 +66,14 @@ def test_clients_see_no_folder_of_this_machine(tmp_path: Path) -> None:
     arguments = variables(PARAMS, SETTINGS, one)["VLLM_ARGS"]
     assert "--lora-modules lora=/adapters/lora" in arguments
     assert str(tmp_path) not in arguments
+
+
+def test_an_adapter_is_what_clients_ask_for_and_each_server_has_its_own(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"r": 8}', encoding="utf-8")
+    adapter = ONE._replace(name="adapter", folder="/models/base", adapters={"adapter": str(tmp_path)}, base="base")
+    found = variables(PARAMS, SETTINGS, adapter)
+    assert (found["MODEL_FOLDER"], found["SERVED_NAME"]) == ("/models/base", "adapter")
+    assert found["VLLM_ARGS"].startswith("--served-model-name base ")
+    services = overlay(PARAMS, [adapter, TWO], "vllm")["services"]
+    assert services["vllm"]["volumes"] == [f"{tmp_path}:/adapters/adapter:ro"]
+    assert not [volume for volume in services["vllm-2"]["volumes"] if "/adapters/" in volume]

@@ -45,11 +45,11 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "unknown model": (
         lambda: serve.parse_models("awk", None),
-        "awk: not a model; use one of base, merged, awq",
+        "awk: not a model; use one of base, adapter, merged, awq",
     ),
     "no model after a comma": (
         lambda: serve.parse_models("awq,", None),
-        "awq,: not a model; use one of base, merged, awq",
+        "awq,: not a model; use one of base, adapter, merged, awq",
     ),
     "one model twice": (
         lambda: serve.parse_models("awq,awq", None),

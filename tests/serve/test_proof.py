@@ -92,15 +92,38 @@ def test_while_dvc_works_the_committed_model_is_offered(proven: Path) -> None:
 def test_a_failed_gate_is_refused_by_name(proven: Path) -> None:
     gates = Path("metrics/gates.json")
     verdicts = json.loads(gates.read_text(encoding="utf-8"))
-    verdicts["awq_size_ratio"]["passed"] = False
+    verdicts["merge_kept"]["passed"] = verdicts["awq_size_ratio"]["passed"] = False
     write(gates, json.dumps(verdicts))
     run(proven, "dvc", "commit", "--force", "--quiet", "report")
-    assert examine("merged", None).problems == ["gates failed: awq_size_ratio; `make gate` shows the values"]
+    failed = ["gates failed: merge_kept, awq_size_ratio; `make gate` shows the values"]
+    assert examine("awq", None).problems == failed
     commit(proven, "failed")
-    assert examine("merged", "HEAD").problems == [
-        "gates failed: awq_size_ratio; `git show HEAD:./metrics/gates.json` shows the values"
-    ]
-    assert examine("merged", "HEAD^").problems == []
+    failed = ["gates failed: merge_kept, awq_size_ratio; `git show HEAD:./metrics/gates.json` shows the values"]
+    assert examine("awq", "HEAD").problems == failed
+    assert examine("awq", "HEAD^").problems == []
+
+
+@pytest.mark.parametrize("kind", ["base", "adapter", "merged"])
+def test_a_failed_gate_of_awq_concerns_awq_alone(proven: Path, kind: str) -> None:
+    """Where quantisation costs too much, the model before it can still be served."""
+    gates = Path("metrics/gates.json")
+    verdicts = json.loads(gates.read_text(encoding="utf-8"))
+    verdicts["awq_kept"]["passed"] = False
+    write(gates, json.dumps(verdicts))
+    run(proven, "dvc", "commit", "--force", "--quiet", "report")
+    assert examine(kind, None).problems == []
+    verdicts["merge_kept"]["passed"] = False
+    write(gates, json.dumps(verdicts))
+    run(proven, "dvc", "commit", "--force", "--quiet", "report")
+    assert examine(kind, None).problems == ["gates failed: merge_kept; `make gate` shows the values"]
+
+
+def test_an_adapter_on_another_base_is_refused(proven: Path) -> None:
+    config = Path("models/base/config.json")
+    write(config, config.read_text(encoding="utf-8") + " ")
+    message = fail_in(proven, serve.main, "--model", "adapter")
+    assert message.startswith("adapter is not proven, and is not served:\n")
+    assert "models/base: its md5 is" in message
 
 
 def test_without_a_run_the_next_command_is_named(proven: Path) -> None:

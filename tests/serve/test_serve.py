@@ -32,7 +32,10 @@ def test_an_unknown_model_or_revision_is_one_line(proven: Path, options: list[st
 def test_the_same_bytes_are_served_once(proven: Path) -> None:
     name = examine("awq", None).name
     message = fail_in(proven, serve.main, "--models", "awq,awq@HEAD")
-    assert message == f"{name}: two of the models have the same bytes; name one of them"
+    why = "would be served twice; name one of the models with these bytes (an adapter brings its base)"
+    assert message == f"{name}: {why}"
+    message = fail_in(proven, serve.main, "--models", "adapter,base")
+    assert message == f"{examine('base', None).name}: {why}"
 
 
 @pytest.mark.slow

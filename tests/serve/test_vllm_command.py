@@ -3,12 +3,13 @@
 import json
 from pathlib import Path
 
+import click
 import pytest
 from stage_runs import ROOT
 
 from stages.common.params import read_yaml
 from tools.serve.params import ServeParams, load_serve_params
-from tools.serve.vllm_command import leave_a_core, vllm_arguments, vllm_variables
+from tools.serve.vllm_command import leave_a_core, require_servable, vllm_arguments, vllm_variables
 
 PARAMS = load_serve_params(ROOT / "params.yaml")[0]
 
@@ -40,6 +41,38 @@ def test_adapters_have_their_names_and_the_smallest_accepted_rank(
     given = vllm_arguments(PARAMS.model_copy(update={"vllm": {}}), "name", adapters, "/adapters/")
     modules = [f"{name}=/adapters/{name}" for name in adapters]
     assert given[7:] == ["--enable-lora", "--max-lora-rank", accepted, "--lora-modules", *modules]
+
+
+PLAIN = {"r": 8, "bias": "none", "modules_to_save": None, "use_dora": False}
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ({"use_dora": True}, "use_dora"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"bias": "lora_only", "lora_bias": True}, "lora_bias, bias"),
+        ({"rank_pattern": {"q_proj": 513}}, "rank 513, above 512"),
+    ],
+)
+def test_an_adapter_that_vllm_does_not_apply_is_refused_before_a_start(
+    tmp_path: Path, config: dict[str, object], problem: str
+) -> None:
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps(PLAIN | {"rank_pattern": {"q_proj": 512}}), encoding="utf-8")
+    require_servable(tmp_path)
+    file.write_text(json.dumps(PLAIN | config), encoding="utf-8")
+    with pytest.raises(click.ClickException) as raised:
+        require_servable(tmp_path)
+    assert raised.value.message == (
+        f"models/adapter: vLLM does not apply {problem} unmerged; serve what it is merged into: "
+        "`make serve MODEL=merged`, or train without it"
+    )
+
+
+def test_the_model_of_a_full_fine_tuning_is_no_adapter(tmp_path: Path) -> None:
+    with pytest.raises(click.ClickException, match=r"a whole model, as `train\.method: full` leaves it"):
+        require_servable(tmp_path)
 
 
 def test_vllm_gets_safe_variables_and_none_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:

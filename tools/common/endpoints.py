@@ -18,14 +18,35 @@ STATE = HOME / "serving.json"
 
 
 class Endpoint(NamedTuple):
-    """A served model: its address ends in /v1, `folder` holds the files that the server loaded."""
+    """A served model.
+
+    Attributes:
+        name: the name that clients ask for.
+        address: ends in /v1.
+        folder: the model that the server loads.
+        kind: base, adapter, merged or awq.
+        rev: the git revision that it is of; None: the workspace.
+        adapters: folders of LoRA adapters by the names under which they are served.
+        base: where `name` is one of these adapters, the name of the model in `folder`.
+    """
 
     name: str
     address: str
     folder: str
     kind: str
     rev: str | None
-    adapters: dict[str, str]  # name: folder
+    adapters: dict[str, str]
+    base: str | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """All names under which the server answers, the one of this model first."""
+        return list(dict.fromkeys([self.name, *([self.base] if self.base else []), *self.adapters]))
+
+    @property
+    def adapter(self) -> Path | None:
+        """The folder of the adapter, where this model is one."""
+        return Path(self.adapters[self.name]) if self.base else None
 
     @property
     def port(self) -> str:

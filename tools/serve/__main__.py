@@ -20,10 +20,11 @@ from tools.common.serve_secrets import load_secrets
 from tools.serve import compose, local, snapshot
 from tools.serve.params import KINDS, load_serve_params
 from tools.serve.proof import Model, examine, examine_folder
+from tools.serve.vllm_command import require_servable
 
 
 @click.command(help=__doc__)
-@click.option("--model", help="base, merged or awq.  [default: serve.model in params.yaml]")
+@click.option("--model", help="base, adapter, merged or awq.  [default: serve.model in params.yaml]")
 @click.option("--models", help="Several side by side: a list with commas, each MODEL or MODEL@REVISION.")
 @click.option("--rev", help="A git revision: serve its model from DVC's cache, not the workspace's.")
 @click.option("--runtime", type=click.Choice(["local", "docker"]), help="[default: as docker/run chooses]")
@@ -42,10 +43,17 @@ def main(model: str | None, models: str | None, rev: str | None, runtime: str | 
         raise click.ClickException("a model is already served from this checkout; run `make stop` first")
 
     # Inputs
-    chosen = [require_proven(with_problems(examine(kind, revision), unsafe), force) for kind, revision in requested]
-    names = [one.name for one in chosen]
+    bases = {revision: examine("base", revision) for kind, revision in requested if kind == "adapter"}
+    chosen = []
+    for kind, revision in requested:
+        found = [*unsafe, *(bases[revision].problems if kind == "adapter" else [])]
+        chosen.append(require_proven(with_problems(examine(kind, revision), found), force))
+    names = [*(one.name for one in chosen), *{one.name for one in bases.values()}]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise click.ClickException(f"{', '.join(repeated)}: two of the models have the same bytes; name one of them")
+        raise click.ClickException(
+            f"{', '.join(repeated)}: would be served twice; name one of the models with these bytes (an adapter "
+            "brings its base)"
+        )
     adapters = [
         require_proven(with_problems(examine_folder(Path(folder)), unsafe), force) for folder in params.adapters
     ]
@@ -60,8 +68,8 @@ def main(model: str | None, models: str | None, rev: str | None, runtime: str | 
     folders = {one.name: str(snapshot.take(one)) for one in adapters}
     host = "127.0.0.1" if settings["BIND"] == "0.0.0.0" else settings["BIND"]
     endpoints = [
-        Endpoint(one.name, f"http://{host}:{port}/v1", str(snapshot.take(one)), one.kind, one.rev, folders)
-        for one, port in zip(chosen, ports, strict=True)
+        endpoint(one, bases[revision] if one.kind == "adapter" else None, f"http://{host}:{port}/v1", folders)
+        for one, (_, revision), port in zip(chosen, requested, ports, strict=True)
     ]
     for one in [] if has_gpu else endpoints:
         require_kernels(Path(one.folder))
@@ -74,7 +82,7 @@ def main(model: str | None, models: str | None, rev: str | None, runtime: str | 
 
     # Outputs
     for one in endpoints:
-        click.echo("\n".join(f"{name:32} {one.address}" for name in (one.name, *one.adapters)))
+        click.echo("\n".join(f"{name:32} {one.address}" for name in one.names))
     click.echo(f"{'chat page':32} {state.webui}")
     click.echo("`make status SECRETS=1` prints the key and the account; `make stop` ends the servers")
 
@@ -97,8 +105,8 @@ def parse_models(text: str, rev: str | None) -> list[tuple[str, str | None]]:
 
 
 def with_problems(model: Model, found: list[str]) -> Model:
-    """Add problems to a model: with settings that are not known to be safe it is not proven."""
-    return dataclasses.replace(model, problems=[*model.problems, *found])
+    """Add problems to a model: those of its base, and settings that are not known to be safe."""
+    return dataclasses.replace(model, problems=list(dict.fromkeys([*model.problems, *found])))
 
 
 def require_proven(model: Model, force: bool) -> Model:
@@ -119,6 +127,26 @@ def require_proven(model: Model, force: bool) -> Model:
             f"note: dvc.lock is not committed; until it is, `make lineage NAME={model.name}` finds nothing", err=True
         )
     return model
+
+
+def endpoint(model: Model, base: Model | None, address: str, adapters: dict[str, str]) -> Endpoint:
+    """Take a snapshot of a model.
+
+    Args:
+        model: what to serve.
+        base: what it is applied to, if it is an adapter.
+        address: where it will answer.
+        adapters: folders of further adapters by their names.
+
+    Raises:
+        click.ClickException: the snapshot fails, or vLLM does not serve such an adapter.
+    """
+    folder = snapshot.take(model)
+    if base is None:
+        return Endpoint(model.name, address, str(folder), model.kind, model.rev, adapters)
+    require_servable(folder)
+    served, own = snapshot.take(base), {model.name: str(folder)}
+    return Endpoint(model.name, address, str(served), model.kind, model.rev, own | adapters, base.name)
 
 
 if __name__ == "__main__":

@@ -73,14 +73,13 @@ def overlay(params: ServeParams, endpoints: list[Endpoint], vllm: str) -> dict[s
         vllm: the service that runs vLLM.
     """
     known = read_yaml(FILE)["services"]
-    folders = [f"{folder}:{ADAPTERS}{name}:ro" for name, folder in endpoints[0].adapters.items()]
-    services: dict[str, Any] = {vllm: {"scale": params.replicas, "volumes": folders}}
+    services: dict[str, Any] = {vllm: {"scale": params.replicas, "volumes": _adapters(endpoints[0])}}
     proxies = ["proxy"]
     for number, one in enumerate(endpoints[1:], 2):
         server, proxy = f"{vllm}-{number}", f"proxy-{number}"
         services[server] = copy.deepcopy(known[vllm]) | {
             "command": [word.replace("$", "$$") for word in (*LISTEN, *_arguments(params, one))],
-            "volumes": [f"{one.folder}:/model:ro", *known[vllm]["volumes"][1:], *folders],
+            "volumes": [f"{one.folder}:/model:ro", *known[vllm]["volumes"][1:], *_adapters(one)],
             "networks": {"inside": {"aliases": [f"model-{number}"]}},
             "scale": params.replicas,
         }
@@ -130,7 +129,12 @@ def variables(params: ServeParams, settings: dict[str, str], one: Endpoint) -> d
     }
 
 
+def _adapters(one: Endpoint) -> list[str]:
+    """Return where the folders of a model's adapters are in its container."""
+    return [f"{folder}:{ADAPTERS}{name}:ro" for name, folder in one.adapters.items()]
+
+
 def _arguments(params: ServeParams, one: Endpoint) -> list[str]:
     """Return the arguments after vLLM's address."""
     adapters = {name: Path(folder) for name, folder in one.adapters.items()}
-    return vllm_arguments(params, one.name, adapters, ADAPTERS, Path(one.folder))
+    return vllm_arguments(params, one.base or one.name, adapters, ADAPTERS, Path(one.folder))

@@ -109,7 +109,7 @@ def list_programs(
     page = _socket("open-webui")
     listen = [f"{address}:{settings['WEBUI_PORT']}" for address in here]
     servers.append(page_server(listen, f"unix:{page}", host_names(settings), params.page_plugins, trusted))
-    models = [name for one in endpoints for name in (one.name, *one.adapters)]
+    models = [name for one in endpoints for name in one.names]
     addresses = [f"http://{LOOPBACK}:{one.port}/v1" for one in endpoints]
     own = webui_variables(settings, models, addresses, params.calls_tools, params.page_plugins)
     return [
@@ -125,7 +125,7 @@ def _vllm(
     """Return the program of one server. It runs beside the model and its adapters, as clients see their paths."""
     folder = Path(one.folder)
     adapters = {alias: Path(path) for alias, path in one.adapters.items()}
-    arguments = vllm_arguments(params, one.name, adapters, folder=folder)
+    arguments = vllm_arguments(params, one.base or one.name, adapters, folder=folder)
     vllm = find_vllm()
     own = variables | {"PATH": f"{vllm.parent}{os.pathsep}{variables['PATH']}"}
     command = [str(vllm), "serve", folder.name, "--uds", str(socket), *arguments]

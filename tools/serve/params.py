@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from stages.common.params import Section, load_params
 from tools.serve.vllm_options import own_options, unsafe_options
 
-KINDS = ("base", "merged", "awq")
+KINDS = ("base", "adapter", "merged", "awq")
 PLACES = 48  # without serve.vllm.max_num_seqs; vLLM's own default is higher on every machine
 
 
@@ -24,7 +24,7 @@ class Limits(Section):
 class ServeParams(Section):
     """The section `serve`; its sub-section `vllm` goes to `vllm serve`, its keys with underscores."""
 
-    model: Literal["base", "merged", "awq"]
+    model: Literal["base", "adapter", "merged", "awq"]
     adapters: list[str]
     replicas: Annotated[int, Field(ge=1)]
     kv_cache_gib: Annotated[int, Field(ge=1)]

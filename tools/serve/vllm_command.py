@@ -5,10 +5,12 @@ import hmac
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
 from stages.base import template_kwargs
+from stages.common import adapter_config, files
 from stages.eval.server_variables import COMPUTE, REFUSING_PROXY, SYSTEM, inherited
 from stages.eval.vllm_server import SETTINGS
 from tools.serve.params import ServeParams
@@ -56,12 +58,37 @@ def vllm_arguments(
     if template and template.exists() and (settings := template_kwargs.read(template.read_text(encoding="utf-8"))):
         found.append(f"--default-chat-template-kwargs={json.dumps(settings, sort_keys=True)}")
     if adapters:
-        rank = max(
-            json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["r"] for path in adapters.values()
-        )
+        rank = max(_rank(files.read_json(path / adapter_config.CONFIG)) for path in adapters.values())
         found += ["--enable-lora", "--max-lora-rank", str(min(accepted for accepted in RANKS if accepted >= rank))]
         found += ["--lora-modules", *(f"{alias}={place}{alias}" for alias in adapters)]
     return found
+
+
+def require_servable(adapter: Path) -> None:
+    """Fail where vLLM does not serve an adapter unmerged, before anything starts.
+
+    Args:
+        adapter: an adapter that merge supports, or the model of a full fine-tuning.
+
+    Raises:
+        click.ClickException: it is a whole model, or has what vLLM does not apply at run time.
+    """
+    instead = "; serve what it is merged into: `make serve MODEL=merged`"
+    if not (adapter / adapter_config.CONFIG).exists():
+        raise click.ClickException(f"models/adapter: a whole model, as `train.method: full` leaves it{instead}")
+    config = files.read_json(adapter / adapter_config.CONFIG)
+    unsupported = [key for key in ("lora_bias", "modules_to_save", "use_dora") if config.get(key)]
+    unsupported += ["bias"] if config.get("bias", "none") != "none" else []
+    unsupported += [f"rank {_rank(config)}, above {RANKS[-1]}"] if _rank(config) > RANKS[-1] else []
+    if unsupported:
+        raise click.ClickException(
+            f"models/adapter: vLLM does not apply {', '.join(unsupported)} unmerged{instead}, or train without it"
+        )
+
+
+def _rank(config: dict[str, Any]) -> int:
+    """Return the highest rank of an adapter's layers."""
+    return max([config["r"], *(config.get("rank_pattern") or {}).values()])
 
 
 def user_key(secret: str) -> str:

@@ -102,15 +102,22 @@ def choose(endpoints: list[Endpoint], name: str | None) -> Endpoint:
 
 
 def eval_scores(one: Endpoint) -> tuple[dict[str, float], str]:
-    """Return what the eval stage measured for a model, and why that is not known of the model that is served."""
+    """Return what the eval stage measured for a model, and why that is not known of the model that is served.
+
+    An adapter has the scores of merged, which keeps what it learned: gates say how much.
+    """
+    kind = "merged" if one.adapter else one.kind
     if one.rev is not None:
-        return load_run(repository.recorded(one.rev))["metrics"][f"eval/{one.kind}"], ""
-    path = Path(f"metrics/eval/{one.kind}.json")
-    lock, stage = read_lock(None), f"eval@{one.kind}"
-    made, judged = lock.entry(stage, "outs", path.as_posix()), lock.entry(stage, "deps", f"models/{one.kind}")
+        return load_run(repository.recorded(one.rev))["metrics"][f"eval/{kind}"], ""
+    path = Path(f"metrics/eval/{kind}.json")
+    lock, stage = read_lock(None), f"eval@{kind}"
+    made = lock.entry(stage, "outs", path.as_posix())
+    judged = (
+        lock.entry("merge", "deps", "models/adapter") if one.adapter else lock.entry(stage, "deps", f"models/{kind}")
+    )
     if not made or not judged or not path.exists():
         return {}, f"{path}: not measured yet; run `dvc repro {stage}`"
-    served = dvc_cache.folder_md5(Path(one.folder))
+    served = dvc_cache.folder_md5(one.adapter or Path(one.folder))
     if served != judged["md5"]:
         return {}, f"{path}: of another model, {judged['md5'][:8]}; {served[:8]} is served; run `make repro`"
     if fingerprints.facts(path)["md5"] != made["md5"]:

@@ -114,7 +114,7 @@ def check_transformers(
     replies: list[Reply],
     dtype: "torch.dtype",
 ) -> Agreement:
-    """Compare answers and log-probabilities with transformers on the same folder, in the served dtype.
+    """Compare answers and log-probabilities with transformers on the same files, in the served dtype.
 
     Args:
         one: the endpoint.
@@ -131,7 +131,7 @@ def check_transformers(
     chat_tokenizer = chat.load(folder)
     prompts = chat.encode_prompts(chat_tokenizer, [chat.without_answer(row) for row in rows])
     answered = [_with_prompt(prompt, reply, chat_tokenizer) for prompt, reply in zip(prompts, replies, strict=True)]
-    with transformers_backend.load(folder, chat_tokenizer, SEED) as network:
+    with transformers_backend.load(folder, chat_tokenizer, SEED, one.adapter) as network:
         exact = _likelihoods(_cast(network, torch.float32), [*encoded, *answered])
         near = _likelihoods(_cast(network, dtype), [*encoded, *answered])
     size = len(encoded)

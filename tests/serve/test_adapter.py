@@ -1,0 +1,64 @@
+"""Base + adapter, served unmerged: the same checks as for a merged model. Needs the environments of serving."""
+
+import json
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from needs import missing
+from serving import Served, copy, require
+
+from tools.serve.nginx import find_nginx
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def unmerged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    require()
+    if not find_nginx():
+        missing("nginx")
+    checkout = Served(copy(tmp_path_factory.mktemp("unmerged")))
+    try:
+        checkout.serve("--model", "adapter")
+        yield checkout
+    finally:
+        checkout.tool("stop")
+
+
+def test_smoke_compares_it_with_transformers_and_with_the_scores_of_merged(unmerged: Served) -> None:
+    done = unmerged.tool("smoke", "--rows", "16")
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads((unmerged.folder / "metrics" / "serve.json").read_text(encoding="utf-8"))
+    assert figures["name"] == unmerged.model()
+    assert len(figures["passed"]) == 14
+
+
+def test_clients_find_the_adapter_first_and_its_base_beside_it(unmerged: Served) -> None:
+    (one,) = unmerged.endpoints()
+    assert one["kind"] == "adapter"
+    assert one["name"].startswith("lockstep-adapter-")
+    assert one["base"].startswith("lockstep-base-")
+    assert unmerged.tool("status").stdout.count("healthy") == 3
+    client = unmerged.webui()
+    assert {model["id"] for model in client.get("/api/models").json()["data"]} == {one["name"], one["base"]}
+    assert client.get("/api/config").json()["default_models"] == one["name"]
+
+
+def test_the_base_answers_as_if_there_were_no_adapter(unmerged: Served) -> None:
+    """So the two names differ in what they do."""
+    (one,) = unmerged.endpoints()
+    headers = {"Authorization": f"Bearer {unmerged.key()}"}
+
+    def answer(name: str) -> str:
+        body = {
+            "model": name,
+            "messages": [{"role": "user", "content": "What comes after Thursday?"}],
+            "temperature": 0,
+            "max_tokens": 20,
+        }
+        found = httpx.post(f"{unmerged.address}/v1/chat/completions", json=body, headers=headers, timeout=120)
+        return found.raise_for_status().json()["choices"][0]["message"]["content"]
+
+    assert answer(one["name"]).strip() == "Friday"
+    assert answer(one["base"]).strip() != "Friday"
