@@ -23,17 +23,20 @@ ROW_KEYS = ("question", "tools", "text", "reference")  # what every model's answ
 @click.command(help=__doc__)
 @click.option("--params", type=click.Path(path_type=Path), default="params.yaml", show_default=True)
 @click.option("--scores", type=click.Path(path_type=Path), default="metrics/eval", show_default=True)
+@click.option("--merge", type=click.Path(path_type=Path), default="metrics/merge.json", show_default=True)
+@click.option("--awq", type=click.Path(path_type=Path), default="metrics/awq.json", show_default=True)
 @click.option("--metrics", type=click.Path(path_type=Path), default="metrics/compare.json", show_default=True)
 @click.option("--answers", type=click.Path(path_type=Path), default="metrics/eval/answers.jsonl", show_default=True)
 @click.option(
     "--page", "html", type=click.Path(path_type=Path), default="metrics/eval/answers.html", show_default=True
 )
-def main(params: Path, scores: Path, metrics: Path, answers: Path, html: Path) -> None:
+def main(params: Path, scores: Path, merge: Path, awq: Path, metrics: Path, answers: Path, html: Path) -> None:
     # Params
     config = load_params(params, "compare", CompareParams)
 
     # Inputs
     totals = {model: files.read_json(scores / f"{model}.json") for model in MODELS}
+    kept = {"base": 0.0, "merged": files.read_json(merge)["kept"], "awq": files.read_json(awq)["kept"]}
     rows = side_by_side(scores, {model: files.read_rows(scores / f"{model}.answers.jsonl") for model in MODELS})
 
     # Work
@@ -46,7 +49,8 @@ def main(params: Path, scores: Path, metrics: Path, answers: Path, html: Path) -
     }
 
     # Outputs
-    page = render_page(rows, totals, compared, config.score, config.confidence)
+    shown = {model: scores | {"fine_tuning_kept": kept[model]} for model, scores in totals.items()}
+    page = render_page(rows, shown, compared, config.score, config.confidence)
     files.write_texts({metrics: files.dump_json(compared), answers: files.dump_rows(rows), html: page})
     for name, pair in compared.items():
         click.echo(f"{name}: {pair['won']} rows won, {pair['lost']} lost of {pair['rows']}, p {pair['mcnemar_p']}")

@@ -8,7 +8,7 @@ import jinja2
 # Scores in the table at the top, as in metrics/eval/MODEL.json.
 SCORES = (
     *("exact_match", "normalized_exact_match", "rouge_l", "chrf", "stop_rate", "perplexity"),
-    *("answer_words_mean", "distinct_1", "distinct_2", "general_perplexity"),
+    *("answer_words_mean", "distinct_1", "distinct_2", "general_perplexity", "fine_tuning_kept"),
 )
 
 
@@ -23,7 +23,7 @@ def render_page(
 
     Args:
         rows: answers side by side; rows of plain text are left out.
-        totals: metrics/eval/MODEL.json of each model, in the order of the columns.
+        totals: metrics/eval/MODEL.json of each model, in the order of the columns, with `fine_tuning_kept`.
         compared: metrics/compare.json.
         score: the score that decides whether a row is won or lost.
         confidence: of the intervals.

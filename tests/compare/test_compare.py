@@ -1,6 +1,7 @@
 """Compare: answers side by side, and differences that equal those of the scores."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +40,8 @@ def answered(tmp_path: Path, params: Callable[..., Path]) -> Callable[..., Path]
                     folder / f"{model}.answers.jsonl": files.dump_rows(rows),
                 }
             )
+        for model in ("merge", "awq"):
+            files.write_json(tmp_path / "metrics" / f"{model}.json", {"kept": 0.987})
         return folder
 
     return write
@@ -58,6 +61,10 @@ def test_the_answers_of_all_models_are_side_by_side(
     assert (last["question"], last["reference"]) == ([{"role": "user", "content": "Which?"}], "fig")
     assert [last[model]["answer"] for model in MODELS] == ["fig", "fig", "plum"]
     assert "reference" not in last["awq"]
+    page = (folder / "answers.html").read_text(encoding="utf-8")
+    kept = re.search(r"fine tuning kept</th>(.*?)</tr>", page, re.DOTALL)
+    assert kept
+    assert re.findall(r"<td>([^<]+)</td>", kept[1])[:3] == ["0.000", "0.987", "0.987"]
 
 
 def write_answers_to_other_rows(folder: Path) -> None:
@@ -93,7 +100,8 @@ def test_comparing_again_gives_the_same_bytes(
 ) -> None:
     folder = params().parent
     outputs = ("--metrics", "compare.json", "--answers", "answers.jsonl", "--page", "answers.html")
-    succeed(stage.main, "--scores", compared / "eval", *outputs)
+    kept = ("--merge", compared / "merge.json", "--awq", compared / "awq.json")
+    succeed(stage.main, "--scores", compared / "eval", *kept, *outputs)
     for name, path in (("compare.json", compared), ("answers.jsonl", compared / "eval")):
         assert (folder / name).read_bytes() == (path / name).read_bytes()
     assert (folder / "answers.html").read_bytes() == (compared / "eval" / "answers.html").read_bytes()
