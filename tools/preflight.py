@@ -5,6 +5,7 @@ be new then. It reads all sections of params.yaml, and of the base model only th
 less than a second. Run it alone with `python -m tools.preflight`.
 """
 
+import functools
 import json
 import os
 import re
@@ -22,7 +23,7 @@ import click
 from stages.awq.params import AwqParams
 from stages.awq.schemes import choose_group_size
 from stages.base.params import BaseParams
-from stages.common.params import Section, load_params
+from stages.common.params import Section, load_params, read_yaml
 from stages.compare.params import CompareParams
 from stages.eval.params import EvalParams
 from stages.merge.params import MergeParams
@@ -61,6 +62,7 @@ class Tensor(NamedTuple):
 @click.option("--stage", default="", help="The stage that starts: what it needs is an error, not a note.")
 def main(params: Path, base: Path, stage: str) -> None:
     sections = load_sections(params)
+    check_stored(params)
     tensors = read_headers(base)
     if not tensors:
         return
@@ -88,6 +90,29 @@ def load_sections(params: Path) -> dict[str, Section]:
     if problems:
         raise click.ClickException("\n".join(dict.fromkeys(problems)))
     return found
+
+
+def check_stored(params: Path) -> None:
+    """Fail on a value that DVC would not read back from dvc.lock as it wrote it: its stage would be stale for good.
+
+    DVC folds long text at 80 columns, and where it folds text with backslashes, another text may be read.
+
+    Raises:
+        click.ClickException: the keys of such values.
+    """
+    from dvc.utils.serialize import dumps_yaml, loads_yaml  # type: ignore[import-untyped]
+
+    values, lost = read_yaml(params), []
+    for stage in read_yaml(Path("dvc.yaml"))["stages"].values() if Path("dvc.yaml").exists() else ():
+        for key in stage.get("do", stage).get("params", []):
+            value = functools.reduce(lambda found, name: (found or {}).get(name), key.split("."), values)
+            document = {"stages": {"stage": {"params": {"params.yaml": {key: value}}}}}  # the columns of dvc.lock
+            lost += [] if loads_yaml(dumps_yaml(document)) == document else [key]
+    if lost:
+        raise click.ClickException(
+            f"{params}: {', '.join(dict.fromkeys(lost))}: DVC does not read this text back from dvc.lock as it is, "
+            "so the pipeline would be stale for good; write it shorter, or without backslashes or line breaks"
+        )
 
 
 def read_headers(folder: Path) -> dict[str, Tensor]:

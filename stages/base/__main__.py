@@ -18,12 +18,14 @@ from stages.common.params import load_params
 
 @click.command(help=__doc__)
 @click.option("--params", type=click.Path(path_type=Path), default="params.yaml", show_default=True)
+@click.option("--templates", type=click.Path(path_type=Path), default="data/templates", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default="models/base", show_default=True)
-def main(params: Path, out: Path) -> None:
+def main(params: Path, templates: Path, out: Path) -> None:
     # Params
     config = load_params(params, "base", BaseParams)
 
     # Inputs
+    own = chat_files.read_own(params, config, templates)
     record: dict[str, Any] = {"id": "lockstep/tiny"}
     origin = None
     if config.source == "folder":
@@ -42,7 +44,7 @@ def main(params: Path, out: Path) -> None:
             record = gguf_model.make(config.gguf, folder)
         else:
             build_tiny(config.tiny, folder)
-        changed = chat_files.prepare(config, folder, origin or folder)
+        changed = chat_files.prepare(config, folder, origin or folder, own)
         if origin and config.source != "folder":
             origin = hub.fetch_weights(config.source, **record, folder=origin)
         if origin:

@@ -35,13 +35,14 @@ class Marked(NamedTuple):
     also: list[str]
 
 
-def prepare(config: BaseParams, folder: Path, origin: Path) -> dict[str, Any]:
+def prepare(config: BaseParams, folder: Path, origin: Path, own: str = "") -> dict[str, Any]:
     """Make the chat files of a model folder usable for training and serving, and check them.
 
     Args:
         config: the base section of the params.
         folder: the model folder in the making, with copies of the chat files.
         origin: where the files came from and stay, for messages.
+        own: a template to use instead of the model's, see `read_own`.
 
     Returns:
         What is not the model's own, for the manifest: empty if all is.
@@ -50,7 +51,7 @@ def prepare(config: BaseParams, folder: Path, origin: Path) -> dict[str, Any]:
         click.ClickException: the files cannot be used; the message names the file to read, and the next step.
     """
     tokenizer, replaced = tokenizer_class.load(folder)
-    record = set_chat_template(config, folder, tokenizer, origin)
+    record = set_chat_template(config, folder, tokenizer, origin, own)
     if replaced:
         record["tokenizer_class"] = {"from": replaced, "to": tokenizer_class.PLAIN}
     set_stop_token(config, folder)
@@ -59,11 +60,11 @@ def prepare(config: BaseParams, folder: Path, origin: Path) -> dict[str, Any]:
 
 
 def set_chat_template(
-    config: BaseParams, folder: Path, tokenizer: "PreTrainedTokenizerBase", origin: Path
+    config: BaseParams, folder: Path, tokenizer: "PreTrainedTokenizerBase", origin: Path, own: str = ""
 ) -> dict[str, Any]:
     """Write one chat template with generation markers, a fixed date and base.template_kwargs to chat_template.jinja.
 
-    It is base.chat_template when set, else the model's own. One without markers is replaced by one with markers, as
+    It is `own` when there is one, else the model's. One without markers is replaced by one with markers, as
     `find_marked` finds it.
 
     Returns:
@@ -73,7 +74,7 @@ def set_chat_template(
     Raises:
         click.ClickException: there is no such template, or it does not read such a setting.
     """
-    own = config.chat_template or read_template(folder)
+    own = own or read_template(folder)
     if not own:
         return {}
     record: dict[str, Any] = {}
@@ -82,7 +83,8 @@ def set_chat_template(
     if source != own:
         record["template_date"] = config.template_date
     if not chat_template.has_markers(source):
-        found = find_marked(tokenizer, source, day, file_of_template(config, origin))
+        where = f"base.chat_template: {config.chat_template}" if config.chat_template else file_of_template(origin)
+        found = find_marked(tokenizer, source, day, where)
         source = found.text
         record["chat_template"] = {"from": found.name, "other_text": found.other_text, "also": found.also}
     if config.template_kwargs:
@@ -90,6 +92,25 @@ def set_chat_template(
         record["template_kwargs"] = config.template_kwargs
     (folder / "chat_template.jinja").write_text(source, encoding="utf-8", newline="\n")
     return record
+
+
+def read_own(params: Path, config: BaseParams, templates: Path) -> str:
+    """Read the template that base.chat_template names; "" where it is null.
+
+    Raises:
+        click.ClickException: there is no such file.
+    """
+    if config.chat_template is None:
+        return ""
+    file = templates / config.chat_template
+    if "{" in config.chat_template:
+        problem = f"must be the name of a file in {templates}: dvc.lock does not keep every text as it is"
+    elif file.parent != templates or not file.is_file():
+        there = ", ".join(sorted(one.name for one in templates.glob("*.jinja"))) or "no such file"
+        problem = f"{config.chat_template}: not in {templates} ({there}); put it there"
+    else:
+        return file.read_text(encoding="utf-8").removesuffix("\n")
+    raise click.ClickException(f"{params}: base.chat_template: {problem}")
 
 
 def read_template(folder: Path) -> str:
@@ -103,10 +124,8 @@ def read_template(folder: Path) -> str:
     return str(source)
 
 
-def file_of_template(config: BaseParams, origin: Path) -> str:
-    """Return where the template stands that the params choose: the key, or the file of the model."""
-    if config.chat_template:
-        return "base.chat_template"
+def file_of_template(origin: Path) -> str:
+    """Return where the template of a model stands."""
     file = origin / "chat_template.jinja"
     return str(file) if file.exists() else f"{origin / 'tokenizer_config.json'} (key chat_template)"
 

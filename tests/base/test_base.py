@@ -86,13 +86,39 @@ def test_a_template_with_markers_does_not_change(
     assert files.hashes(folder) == files.hashes(base)
 
 
-def test_a_template_in_the_params_replaces_the_models_own(
+def test_a_template_of_the_users_replaces_the_models_own(
     base: Path, tmp_path: Path, configure: Callable[..., BaseParams]
 ) -> None:
     own = (base / "chat_template.jinja").read_text(encoding="utf-8").replace("user", "human")
     folder = shutil.copytree(base, tmp_path / "model")
-    chat_files.prepare(configure({"base.chat_template": own}), folder, folder)
+    templates = tmp_path / "templates"
+    templates.mkdir()
+    (templates / "own.jinja").write_text(own + "\n", encoding="utf-8")
+    config = configure({"base.chat_template": "own.jinja"})
+    text = chat_files.read_own(tmp_path / "params.yaml", config, templates)
+    chat_files.prepare(config, folder, folder, text)
     assert (folder / "chat_template.jinja").read_text(encoding="utf-8") == own
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        (
+            "{{ messages }}",
+            "must be the name of a file in data/templates: dvc.lock does not keep every text as it is",
+        ),
+        ("none.jinja", "none.jinja: not in data/templates (smollm2.jinja); put it there"),
+        ("../start/README.md", "../start/README.md: not in data/templates (smollm2.jinja); put it there"),
+    ],
+)
+def test_a_template_that_is_not_there_is_named_before_the_model_is_made(
+    params: Callable[..., Path], fail: Callable[..., str], name: str, problem: str
+) -> None:
+    folder = params({"base.chat_template": name}).parent
+    (folder / "data" / "templates").mkdir(parents=True)
+    (folder / "data" / "templates" / "smollm2.jinja").touch()
+    assert fail(stage.main).startswith(f"params.yaml: base.chat_template: {problem}")
+    assert not (folder / "models").exists()
 
 
 def test_a_stop_token_in_the_params_is_added_to_the_models_own(
@@ -109,21 +135,24 @@ def test_a_stop_token_in_the_params_is_added_to_the_models_own(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("changes", "parts"),
+    ("template", "parts"),
     [
         (
-            {"base.chat_template": "{% for message in messages %}{{ message.content }}{% endfor %}"},
-            ("base.chat_template: no {% generation %} markers", "docs/chat-templates.md"),
+            "{% for message in messages %}{{ message.content }}{% endfor %}",
+            ("base.chat_template: own.jinja: no {% generation %} markers", "docs/chat-templates.md"),
         ),
-        ({"base.chat_template": "{% generation %}"}, ("models/base/chat_template.jinja:1: ",)),
-        ({"base.stop_token": "<|nothing|>"}, ("base.stop_token: '<|nothing|>'",)),
+        ("{% generation %}", ("models/base/chat_template.jinja:1: ",)),
+        (None, ("base.stop_token: '<|nothing|>'",)),
     ],
     ids=["no markers", "syntax error", "stop token"],
 )
 def test_a_failure_after_the_build_leaves_no_model(
-    params: Callable[..., Path], fail: Callable[..., str], changes: dict[str, Any], parts: tuple[str, ...]
+    params: Callable[..., Path], fail: Callable[..., str], template: str | None, parts: tuple[str, ...]
 ) -> None:
+    changes = {"base.chat_template": "own.jinja"} if template else {"base.stop_token": "<|nothing|>"}
     folder = params({"base.tiny.steps": 1} | changes).parent
+    (folder / "data" / "templates").mkdir(parents=True)
+    (folder / "data" / "templates" / "own.jinja").write_text(template or "", encoding="utf-8")
     message = fail(stage.main)
     assert [part for part in parts if part not in message] == []
     assert list((folder / "models").iterdir()) == []

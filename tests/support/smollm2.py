@@ -36,7 +36,7 @@ def smollm2(once: "Once") -> Path:
         folder = shared / "smollm2"
         folder.mkdir()
         write_params(folder, SETTINGS)
-        command = [sys.executable, "-m", "stages.base"]
+        command = [sys.executable, "-m", "stages.base", "--templates", str(ROOT / "data" / "templates")]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         return [str(folder / "models" / "base"), done.stderr.splitlines()[-1] if done.returncode else ""]

@@ -112,3 +112,21 @@ def test_the_first_stage_ends_by_the_mistake_of_a_later_one(tmp_path: Path, para
     assert done.returncode == 1
     assert "params.yaml: awq.sampels: unknown key; did you mean samples?" in done.stderr
     assert not (tmp_path / "models").exists()
+
+
+def test_a_text_that_dvc_would_not_read_back_is_refused(
+    tmp_path: Path, params: Callable[..., Path], fail: Callable[..., str], succeed: Callable[..., str]
+) -> None:
+    """Its stage would be stale after every run, and no model would be served."""
+    stages = {"stages": {"base": {"cmd": "true", "params": ["base.chat_template", "base.id"]}}}
+    (tmp_path / "dvc.yaml").write_text(json.dumps(stages), encoding="utf-8")
+    path = params({"base.chat_template": (ROOT / "data/templates/smollm2.jinja").read_text(encoding="utf-8")})
+    message = fail(preflight.main, "--params", path)
+    assert "params.yaml: base.chat_template: DVC does not read this text back from dvc.lock as it is" in message
+    succeed(preflight.main, "--params", params({"base.chat_template": "own.jinja"}))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_dvc_keeps_every_value_of_the_recipes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    preflight.check_stored(path)
