@@ -182,7 +182,7 @@ $(VENV)/.dev: $(VENV)/.pipeline requirements/dev.txt
 	@$(UV_INSTALL) -c requirements/pipeline.txt -c requirements/dev.txt --group dev
 	@touch $@
 
-.serve/vllm/.made: requirements/serve.txt requirements/serve-overrides.txt requirements/vllm/pyproject.toml | $(VENV)/.uv
+.serve/vllm/.made: requirements/serve.txt requirements/serve-overrides.txt $(wildcard requirements/vllm/*) | $(VENV)/.uv
 	@echo "installing requirements/serve.txt into .serve/vllm: 2.4 GB"
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .serve/vllm
 	@test -n "$(LINKS)" || export UV_TORCH_BACKEND=cpu; \
