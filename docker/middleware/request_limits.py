@@ -199,7 +199,7 @@ class RequestLimits:
         """Count the answers that a request asks for: `n` for each of its prompts.
 
         Raises:
-            Refused: they are too many, or the request is not readable.
+            Refused: they are too many, the request is not readable, or it would end vLLM (0.32, with adapters).
         """
         try:
             asked = json.loads(body)
@@ -207,6 +207,11 @@ class RequestLimits:
             raise Refused(400, "the request is not JSON") from None
         if not isinstance(asked, dict):
             raise Refused(400, "the request is not a JSON object")
+        wants_prompt = asked.get("prompt_logprobs") is not None or (
+            asked.get("echo") and asked.get("logprobs") is not None
+        )
+        if wants_prompt and not self.limits["prompt_logprobs"]:
+            raise Refused(400, "log-probabilities of a prompt are not computed here: an adapter is served unmerged")
         number = asked.get("n")
         if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
             raise Refused(400, "n must be an integer from 1")

@@ -19,7 +19,14 @@ SECRETS = {"API_KEY": "key", "ADMIN_EMAIL": "admin@localhost", "ADMIN_PASSWORD":
 PORTS = {"API_PORT": "18000", "WEBUI_PORT": "13000", "TENSORBOARD_PORT": "16006"}
 VLLM = "--served-model-name awq --load-format safetensors --disable-fastapi-docs --enforce-eager --max-model-len 256"
 VLLM += " --middleware request_limits.RequestLimits"
-LIMITS = {"answers": 8, "requests": 64, "seconds": 60, "places": 48, "user_key": "key of the page"}
+LIMITS = {
+    "answers": 8,
+    "requests": 64,
+    "seconds": 60,
+    "places": 48,
+    "prompt_logprobs": True,
+    "user_key": "key of the page",
+}
 Compose = Callable[..., "subprocess.CompletedProcess[str]"]
 pytestmark = pytest.mark.slow
 

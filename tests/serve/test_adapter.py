@@ -45,6 +45,18 @@ def test_clients_find_the_adapter_first_and_its_base_beside_it(unmerged: Served)
     assert client.get("/api/config").json()["default_models"] == one["name"]
 
 
+@pytest.mark.parametrize("wish", [{"prompt_logprobs": 0}, {"echo": True, "logprobs": 1}])
+def test_a_request_that_would_end_vllm_is_refused(unmerged: Served, wish: dict[str, object]) -> None:
+    """With adapters vLLM 0.32 fails at the log-probabilities of a prompt, and its engine ends."""
+    headers = {"Authorization": f"Bearer {unmerged.key()}"}
+    body = {"model": unmerged.model(), "prompt": "What comes after Thursday?", "max_tokens": 1}
+    address = f"{unmerged.address}/v1/completions"
+    answer = httpx.post(address, json=body | wish, headers=headers, timeout=120)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"].startswith("log-probabilities of a prompt are not computed here")
+    assert httpx.post(address, json=body, headers=headers, timeout=120).status_code == 200
+
+
 def test_the_base_answers_as_if_there_were_no_adapter(unmerged: Served) -> None:
     """So the two names differ in what they do."""
     (one,) = unmerged.endpoints()

@@ -32,7 +32,7 @@ def test_a_further_model_gets_a_server_and_a_proxy_and_the_page_shows_both() -> 
 
 def test_the_first_model_is_that_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(overlay(PARAMS, [ONE], "vllm")["services"]) == {"vllm", "open-webui"}
-    found = variables(PARAMS, SETTINGS, ONE)
+    found = variables(PARAMS, SETTINGS, [ONE])
     assert (found["MODEL_FOLDER"], found["SERVED_NAME"]) == ("/models/awq", "awq")
     assert found["VLLM_ARGS"].startswith("--served-model-name awq --load-format safetensors ")
     assert (found["PAGE_HOSTS"], found["PAGE_OPEN"]) == ("127.0.0.1 localhost", "chat")
@@ -56,14 +56,14 @@ def test_plugins_open_every_path_and_give_the_page_a_network() -> None:
     assert found["networks"] == {"outside": {}}
     assert found["services"]["open-webui"]["networks"] == ["inside", "outside"]
     assert found["services"]["open-webui"]["environment"]["ENABLE_PLUGINS"] == "true"
-    assert variables(opened, SETTINGS, ONE)["PAGE_OPEN"] == "all"
+    assert variables(opened, SETTINGS, [ONE])["PAGE_OPEN"] == "all"
 
 
 def test_clients_see_no_folder_of_this_machine(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"r": 8}', encoding="utf-8")
     one = ONE._replace(adapters={"lora": str(tmp_path)})
     assert overlay(PARAMS, [one], "vllm")["services"]["vllm"]["volumes"] == [f"{tmp_path}:/adapters/lora:ro"]
-    arguments = variables(PARAMS, SETTINGS, one)["VLLM_ARGS"]
+    arguments = variables(PARAMS, SETTINGS, [one])["VLLM_ARGS"]
     assert "--lora-modules lora=/adapters/lora" in arguments
     assert str(tmp_path) not in arguments
 
@@ -71,7 +71,7 @@ def test_clients_see_no_folder_of_this_machine(tmp_path: Path) -> None:
 def test_an_adapter_is_what_clients_ask_for_and_each_server_has_its_own(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"r": 8}', encoding="utf-8")
     adapter = ONE._replace(name="adapter", folder="/models/base", adapters={"adapter": str(tmp_path)}, base="base")
-    found = variables(PARAMS, SETTINGS, adapter)
+    found = variables(PARAMS, SETTINGS, [adapter])
     assert (found["MODEL_FOLDER"], found["SERVED_NAME"]) == ("/models/base", "adapter")
     assert found["VLLM_ARGS"].startswith("--served-model-name base ")
     services = overlay(PARAMS, [adapter, TWO], "vllm")["services"]

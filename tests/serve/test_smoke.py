@@ -44,7 +44,7 @@ def test_the_shares_are_those_of_eval_within_a_bound(
     (encoded,) = chat.encode(chat_tokenizer, [{"messages": messages}])
     rows = [TokenRow(encoded.ids, list(encoded.mask))] * 100
     replies = [
-        Reply("yes" if place < right else "yes.", [], [], "stop" if place < right else "length", 0.0, 0.0)
+        Reply("yes" if place < right else "yes.", [], [], "stop" if place < right else "length", 0.0, 0.0, [])
         for place in range(100)
     ]
     verdicts = check_shares(replies, rows, chat_tokenizer, {"stop_rate": known, "exact_match": known}, undecided)
@@ -61,8 +61,8 @@ def test_the_servers_prompt_is_how_a_row_begins_up_to_its_answer(byte_base: Path
     (encoded,) = chat.encode(chat_tokenizer, [row])
     (prompt,) = chat.encode_prompts(chat_tokenizer, [chat.without_answer(row)])
     asked = encoded.ids[: len(prompt) + change]  # with think tokens, say, or without
-    verdict = check_prompts([Reply("", [], asked, "stop", 0.0, 0.0)], [TokenRow(encoded.ids, list(encoded.mask))])
+    verdict = check_prompts([Reply("", [], asked, "stop", 0.0, 0.0, [])], [TokenRow(encoded.ids, list(encoded.mask))])
     assert (verdict.name, verdict.passed) == ("prompts", passed)
     assert not check_prompts(
-        [Reply("", [], [], "stop", 0.0, 0.0)], [TokenRow(encoded.ids, list(encoded.mask))]
+        [Reply("", [], [], "stop", 0.0, 0.0, [])], [TokenRow(encoded.ids, list(encoded.mask))]
     ).passed

@@ -43,6 +43,13 @@ def test_adapters_have_their_names_and_the_smallest_accepted_rank(
     assert given[7:] == ["--enable-lora", "--max-lora-rank", accepted, "--lora-modules", *modules]
 
 
+def test_log_probabilities_of_a_prompt_are_allowed_without_adapters_only() -> None:
+    settings = {"API_KEY": "key", "WEBUI_SECRET_KEY": "secret"}
+    for adapters in (True, False):
+        limits = json.loads(vllm_variables(PARAMS, settings, adapters)["REQUEST_LIMITS"])
+        assert limits["prompt_logprobs"] is not adapters
+
+
 PLAIN = {"r": 8, "bias": "none", "modules_to_save": None, "use_dora": False}
 
 

@@ -56,7 +56,7 @@ def up(params: ServeParams, settings: dict[str, str], endpoints: list[Endpoint],
     # `docker compose` prefers the environment to .env: secrets must come from the file.
     ours = {name: value for name, value in os.environ.items() if name not in SECRETS}
     try:
-        if subprocess.run(start, env=ours | variables(params, settings, endpoints[0]), check=False).returncode:
+        if subprocess.run(start, env=ours | variables(params, settings, endpoints), check=False).returncode:
             raise click.ClickException("the containers did not start; run `make logs` to see why")
     except BaseException:
         click.echo("stopping what was started", err=True)
@@ -102,14 +102,15 @@ def overlay(params: ServeParams, endpoints: list[Endpoint], vllm: str) -> dict[s
     return {"services": services} | networks
 
 
-def variables(params: ServeParams, settings: dict[str, str], one: Endpoint) -> dict[str, str]:
+def variables(params: ServeParams, settings: dict[str, str], endpoints: list[Endpoint]) -> dict[str, str]:
     """Return the variables that docker/compose.yaml uses, for this start.
 
     Args:
         params: the settings.
         settings: the keys of .env.
-        one: the first model.
+        endpoints: the models; the first is the one of docker/compose.yaml.
     """
+    one, adapters = endpoints[0], any(other.adapters for other in endpoints)
     socket = Path("/var/run/docker.sock")
     return {
         "BUILTIN_TOOLS": "true" if params.calls_tools else "false",
@@ -118,7 +119,7 @@ def variables(params: ServeParams, settings: dict[str, str], one: Endpoint) -> d
         "MODEL_FOLDER": one.folder,
         "PAGE_HOSTS": host_names(settings),
         "PAGE_OPEN": "all" if params.page_plugins else "chat",
-        "REQUEST_LIMITS": request_limits(params, settings["WEBUI_SECRET_KEY"]),
+        "REQUEST_LIMITS": request_limits(params, settings["WEBUI_SECRET_KEY"], adapters),
         "RUN_AS": f"{os.getuid()}:{os.getgid()}",
         "SERVED_NAME": one.name,
         "TORCHDYNAMO_DISABLE": dynamo_disabled(params),

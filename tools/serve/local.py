@@ -94,7 +94,8 @@ def list_programs(
     if not nginx:
         raise click.ClickException("nginx: not installed; run `apt install nginx`")
     programs, servers, doors = [], [], {}
-    variables, trusted = vllm_variables(params, settings), settings.get("TRUSTED_PROXY", "")
+    adapters = any(one.adapters for one in endpoints)
+    variables, trusted = vllm_variables(params, settings, adapters), settings.get("TRUSTED_PROXY", "")
     # The chat page, and `make status`, ask by the loopback interface.
     here = [settings["BIND"]] if settings["BIND"] in (ANY, LOOPBACK) else [settings["BIND"], LOOPBACK]
     # Ray connects to other machines.

@@ -96,14 +96,16 @@ def user_key(secret: str) -> str:
     return hmac.new(secret.encode(), b"the user that asks", hashlib.sha256).hexdigest()
 
 
-def request_limits(params: ServeParams, secret: str) -> str:
+def request_limits(params: ServeParams, secret: str, adapters: bool) -> str:
     """Return what docker/middleware/request_limits.py reads from REQUEST_LIMITS.
 
     Args:
         params: the settings.
         secret: WEBUI_SECRET_KEY of .env.
+        adapters: whether adapters are served; then vLLM 0.32 ends at a request for the log-probabilities of a prompt.
     """
-    return json.dumps(params.limits.model_dump() | {"places": params.places, "user_key": user_key(secret)})
+    own = {"places": params.places, "prompt_logprobs": not adapters, "user_key": user_key(secret)}
+    return json.dumps(params.limits.model_dump() | own)
 
 
 def dynamo_disabled(params: ServeParams) -> str:
@@ -130,17 +132,18 @@ def leave_a_core(params: ServeParams, cores: int | None = None) -> dict[str, str
     return {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": threads}
 
 
-def vllm_variables(params: ServeParams, settings: dict[str, str]) -> dict[str, str]:
+def vllm_variables(params: ServeParams, settings: dict[str, str], adapters: bool = False) -> dict[str, str]:
     """Return vLLM's environment: what a server may know of ours, the key, the limits, and no network.
 
     Args:
         params: the settings.
         settings: the keys of .env; of these, the key that clients must send.
+        adapters: whether adapters are served.
     """
     own = {
         "DO_NOT_TRACK": "1",
         "PYTHONPATH": str(MIDDLEWARE.absolute()),
-        "REQUEST_LIMITS": request_limits(params, settings["WEBUI_SECRET_KEY"]),
+        "REQUEST_LIMITS": request_limits(params, settings["WEBUI_SECRET_KEY"], adapters),
         "TORCHDYNAMO_DISABLE": dynamo_disabled(params),
         "VLLM_API_KEY": settings["API_KEY"],
         "VLLM_CPU_KVCACHE_SPACE": str(params.kv_cache_gib),

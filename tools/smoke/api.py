@@ -26,7 +26,10 @@ class Verdict(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """One answer: text, token ids, the ids of its prompt, why it ended, seconds to the first token and in all."""
+    """One answer: text, token ids, the ids of its prompt, why it ended, seconds to the first token and in all.
+
+    `logprobs` has the log-probability of each token, in nats.
+    """
 
     text: str
     ids: list[int]
@@ -34,6 +37,7 @@ class Reply(NamedTuple):
     finish_reason: str
     first_seconds: float
     seconds: float
+    logprobs: list[float]
 
 
 def connect(one: Endpoint, key: str) -> "OpenAI":
@@ -57,12 +61,20 @@ def ask(api: "OpenAI", name: str, row: Row, limit: int, **more: Any) -> Reply:
     text: list[str] = []
     ids: list[int] = []
     prompt_ids: list[int] = []
+    logprobs: list[float] = []
     finish_reason = ""
     tools = {"tools": row["tools"], "tool_choice": "none"} if row.get("tools") else {}
     extra = {"return_token_ids": True, **more}
     messages = row["messages"]
     for chunk in api.chat.completions.create(
-        model=name, messages=messages, temperature=0, max_tokens=limit, stream=True, extra_body=extra, **tools
+        model=name,
+        messages=messages,
+        temperature=0,
+        max_tokens=limit,
+        logprobs=True,
+        stream=True,
+        extra_body=extra,
+        **tools,
     ):
         prompt_ids = getattr(chunk, "prompt_token_ids", None) or prompt_ids
         for choice in chunk.choices:
@@ -70,8 +82,9 @@ def ask(api: "OpenAI", name: str, row: Row, limit: int, **more: Any) -> Reply:
                 first = time.monotonic()
             text.append(choice.delta.content or "")
             ids += getattr(choice, "token_ids", None) or []
+            logprobs += [entry.logprob for entry in (choice.logprobs and choice.logprobs.content) or []]
             finish_reason = choice.finish_reason or finish_reason
-    return Reply("".join(text), ids, prompt_ids, finish_reason, first - begin, time.monotonic() - begin)
+    return Reply("".join(text), ids, prompt_ids, finish_reason, first - begin, time.monotonic() - begin, logprobs)
 
 
 def check_access(one: Endpoint, api: "OpenAI") -> Iterator[Verdict]:

@@ -120,7 +120,8 @@ def check_transformers(
         one: the endpoint.
         api: its client.
         rows: val rows.
-        encoded: their tokens; the server's log-probabilities of their answers are asked for.
+        encoded: their tokens; the server's log-probabilities of their answers are asked for. An adapter's are those
+            of the tokens that the server chose.
         replies: the server's greedy answers to them. At each of their tokens transformers sees what the server saw
             (teacher forcing), so that one near-tie does not decide about the rest of an answer.
         dtype: what the server computes in.
@@ -137,9 +138,14 @@ def check_transformers(
     size = len(encoded)
     distances = torch.cat([(one[:, 0] - other[:, 0]).abs() for one, other in zip(exact, near, strict=True)])
     tie = 2 * max(distances.max().item(), LEAST_NATS)
-    gaps = torch.cat(
-        [(here - there[:, 0]).abs() for here, there in zip(_served(api, one, encoded), near[:size], strict=True)]
-    )
+    if one.adapter:  # vLLM computes no log-probabilities of a prompt then
+        pairs = [
+            (torch.tensor(reply.logprobs[: len(part)]), part[: len(reply.logprobs), 0])
+            for reply, part in zip(replies, near[size:], strict=True)
+        ]
+    else:
+        pairs = [(here, there[:, 0]) for here, there in zip(_served(api, one, encoded), near[:size], strict=True)]
+    gaps = torch.cat([(here - there).abs() for here, there in pairs])
     bound = max(TIMES * distances.mean().item(), LEAST_NATS)
     mean, largest = gaps.mean().item(), gaps.max().item()
     same = sum(bool((part[:, 1] - part[:, 0] <= tie).all()) for part in near[size:])
