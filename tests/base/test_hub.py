@@ -39,6 +39,7 @@ def fetch(tmp_path: Path, params: Callable[..., Path], hub: Hub) -> Callable[...
         environment |= {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": offline, "HF_HOME": str(tmp_path / "cache")}
         environment |= {"MODELSCOPE_ENDPOINT": address, "MODELSCOPE_CACHE": str(tmp_path / "modelscope")}
         command = [sys.executable, "-m", "stages.base", "--params", str(path), "--out", str(tmp_path / "out")]
+        command += ["--templates", str(tmp_path / "templates")]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
         assert "Traceback" not in done.stderr
         return done.returncode, (done.stdout or done.stderr).splitlines()[-1]
@@ -117,7 +118,8 @@ def test_a_hub_that_cannot_be_reached_is_an_error(fetch: Callable[..., tuple[int
 def test_no_weights_are_downloaded_before_the_template_fits_and_none_twice(
     model: Path, hub: Hub, fetch: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
-    marked = (model / "chat_template.jinja").read_text(encoding="utf-8")
+    (tmp_path / "templates").mkdir()
+    (model / "chat_template.jinja").rename(tmp_path / "templates" / "marked.jinja")
     (model / "chat_template.jinja").write_text(
         "{% for m in messages %}{{ m.content }}|{% endfor %}", encoding="utf-8"
     )
@@ -126,8 +128,8 @@ def test_no_weights_are_downloaded_before_the_template_fits_and_none_twice(
     named = Path(message.removeprefix("Error: ").partition(":")[0])  # the file to read is still there
     assert named.read_text(encoding="utf-8") == (model / "chat_template.jinja").read_text(encoding="utf-8")
     assert "model.safetensors" not in hub.asked
-    assert fetch("lockstep/model", chat_template=marked)[0] == 0
-    assert fetch("lockstep/model", chat_template=marked)[0] == 0
+    assert fetch("lockstep/model", chat_template="marked.jinja")[0] == 0
+    assert fetch("lockstep/model", chat_template="marked.jinja")[0] == 0
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
     assert sorted(hub.asked) == sorted(set(hub.asked))
     # A change of models/base does not reach the cache, and the weights take disk once.

@@ -41,9 +41,9 @@ def worse(train: Callable[..., Path]) -> Callable[..., Path]:
 
     def worse(changes: dict[str, Any]) -> Path:
         rates: dict[str, Any] = {
-            "learning_rate": 1.0,
+            "learning_rate": 2.0,
             "lr_scheduler_type": "constant_with_warmup",
-            "warmup_steps": 30,
+            "warmup_steps": 20,
             "num_train_epochs": 8,
         }
         return train({f"train.sft.{key}": value for key, value in rates.items()} | changes)
