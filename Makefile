@@ -10,7 +10,7 @@ $(foreach name,$(TYPED),$(eval export $(name)))
 
 # The variables of this file, which go into recipes as they are.
 override OWN := as-text OWN given plain switch on-or-off lower quote SHELL unfit BIN SERVING CHOSEN known-runtime \
-	MEASURED WITH_ARGS PYTEST COMPILE LINKS UV_PIP UV_INSTALL
+	WITH_ARGS PYTEST COMPILE LINKS UV_PIP UV_INSTALL
 $(if $(filter $(OWN),$(TYPED)),$(error $(filter $(OWN),$(TYPED)): a variable of the Makefile itself; `make help` lists those to set))
 
 # What recipes hand on of the names in $1, if it is TYPED, as some machines have a NAME of their own, and not empty:
@@ -45,7 +45,7 @@ help: ## list the targets
 install: $(VENV)/.pipeline ## make .venv with the locked environment
 
 repro: $(VENV)/.pipeline ## build the model: run every stage whose inputs changed
-	@begin=$$(date +%s); PATH="$(BIN):$$PATH" dvc repro; $(BIN)/python -m tools.summary --since=$$begin --code=$$?
+	@begin=$$(date +%s); PATH="$(BIN):$$PATH" dvc repro; $(BIN)/python -m tools.summary --since "$$begin" --code "$$?"
 
 try: $(VENV)/.pipeline ## run every stage on 32 rows and 2 steps, in a copy: a minute that shows mistakes before hours are spent
 	@PATH="$(BIN):$$PATH" python -m tools.try_run
@@ -99,14 +99,13 @@ verify: $(VENV)/.pipeline ## rebuild HEAD in an empty clone and compare every by
 
 # WORKERS: processes that share the tests; 0 for none, such as with ARGS=--pdb. with_args adds the words of ARGS.
 export WORKERS ?= 2
-MEASURED = $(filter --coverage,$(call switch,COVERAGE))
 WITH_ARGS = $(BIN)/python -m tools.with_args
 PYTEST = RUNTIME=local $(WITH_ARGS) docker/run --no-log python $1 -m pytest --numprocesses="$$WORKERS"
 
 test: $(VENV)/.dev ## run the test suite (ARGS="-k train" for a part, WORKERS=4 on more cores, COVERAGE=1: also list the lines that no test reaches)
-	@$(if $(MEASURED),rm -rf .scratch/coverage && mkdir -p .scratch/coverage)
-	@$(call PYTEST,$(if $(MEASURED),-m coverage run))
-	@$(if $(MEASURED),$(BIN)/coverage combine --quiet && $(BIN)/coverage report)
+	@$(if $(call switch,COVERAGE),rm -rf .scratch/coverage && mkdir -p .scratch/coverage)
+	@$(call PYTEST,$(if $(call switch,COVERAGE),-m coverage run))
+	@$(if $(call switch,COVERAGE),$(BIN)/coverage combine --quiet && $(BIN)/coverage report)
 
 test-fast: $(VENV)/.dev ## run the tests that start no process and take less than a second each
 	@$(call PYTEST) -m "not slow"

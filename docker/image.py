@@ -27,7 +27,7 @@ PLAIN = "debian:bookworm-20260918-slim"  # Python 3.11
 LOCKS = {
     "trainer": ["pipeline.txt"],
     "awq": ["pipeline.txt"],
-    "vllm": ["serve.txt", "serve-overrides.txt", "vllm/pyproject.toml"],
+    "vllm": ["serve.txt", "serve-overrides.txt", "vllm/pyproject.toml", "vllm/allow_amx.py"],
     "open-webui": ["webui.txt", "webui-overrides.txt"],
     "proxy": [],
 }

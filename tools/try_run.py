@@ -44,7 +44,7 @@ def main() -> None:
     params = read_yaml(Path("params.yaml"))
     files.write_json(clone / "params.yaml", smaller(params))  # JSON is YAML
     cache = str(next(dvc_cache.cache_folders()).absolute())
-    subprocess.run(["dvc", "config", "--local", "cache.dir", cache], cwd=clone, check=True)
+    subprocess.run(["dvc", "config", "--local", "--", "cache.dir", cache], cwd=clone, check=True)
     inherited = {name: value for name, value in os.environ.items() if name not in ("DVC_ROOT", "RUN")}
     # --no-commit: nothing of the copy goes into DVC's cache.
     done = subprocess.run(
