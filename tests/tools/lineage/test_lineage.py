@@ -64,7 +64,7 @@ def test_a_stale_workspace_is_a_note(clean: Recorded) -> None:
     metric.write_text(metric.read_text(encoding="utf-8") + "\n", encoding="utf-8")
     printed = notes(clean.folder)
     assert "note: the workspace holds another run, which is not committed" in printed
-    assert "note: the workspace differs from its dvc.lock in awq, report; see `dvc status`\n" in printed
+    assert "note: the workspace differs from its dvc.lock in awq, compare, report; see `dvc status`\n" in printed
     assert notes(clean.folder, "--rev", "HEAD") == ""
 
 
