@@ -5,25 +5,15 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from needs import missing
-from serving import Served, copy, require
-
-from tools.serve.nginx import find_nginx
+from serving import Served, serving
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def unmerged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    require()
-    if not find_nginx():
-        missing("nginx")
-    checkout = Served(copy(tmp_path_factory.mktemp("unmerged")))
-    try:
-        checkout.serve("--model", "adapter")
+    with serving(tmp_path_factory.mktemp("unmerged"), "--model", "adapter") as checkout:
         yield checkout
-    finally:
-        checkout.tool("stop")
 
 
 def test_smoke_compares_it_with_transformers_and_with_the_scores_of_merged(unmerged: Served) -> None:

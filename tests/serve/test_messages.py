@@ -124,7 +124,7 @@ def test_a_path_that_is_too_long_for_a_socket(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(local, "find_nginx", lambda: "/usr/sbin/nginx")
     with pytest.raises(click.ClickException) as raised:
         local.list_programs(PARAMS, HERE, [ONE], alone=True)
-    path = Path(os.fspath(folder), ".serve", f"{ONE.name}.sock")
+    path = Path(os.fspath(folder), ".serve", f"{ONE.port}-1.sock")
     assert raised.value.message == f"{path}: too long for a socket; move the checkout to a shorter path"
 
 

@@ -76,7 +76,7 @@ def test_only_health_answers_without_a_key(served: Served) -> None:
 def test_the_docs_list_what_vllm_itself_answers_without_a_key(served: Served) -> None:
     """The reason for nginx; a new version of vLLM that answers more shows here."""
     routes = set(re.findall(r"Route: (\S+), Methods: (\w+)", served.log("lockstep-*.log")))
-    (path,) = (served.folder / ".serve").glob("lockstep-*.sock")
+    (path,) = (served.folder / ".serve").glob("*-1.sock")
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://vllm", timeout=60) as client:
         bare = {
             route

@@ -5,7 +5,8 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -116,15 +117,23 @@ def require() -> None:
         missing("serving")
 
 
-@pytest.fixture(scope="session")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A model of this checkout behind nginx, with a chat page."""
+@contextmanager
+def serving(folder: Path, *arguments: str, change: Callable[[Path], None] = lambda folder: None) -> Iterator[Served]:
+    """Serve in a copy of this checkout, where `change` may change a file before; skip what the machine cannot run."""
     require()
     if not find_nginx():
         missing("nginx")
-    checkout = Served(copy(tmp_path_factory.mktemp("served")))
+    checkout = Served(copy(folder))
+    change(checkout.folder)
     try:
-        checkout.serve()
+        checkout.serve(*arguments)
         yield checkout
     finally:
         checkout.tool("stop")
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A model of this checkout behind nginx, with a chat page."""
+    with serving(tmp_path_factory.mktemp("served")) as checkout:
+        yield checkout

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from recorded import ENVIRONMENT, commit, run
+from recorded import ENVIRONMENT, run
 from stage_runs import ROOT
 
 from stages.common import files
@@ -27,7 +27,8 @@ def checkout(tmp_path: Path) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes((ROOT / name).read_bytes())
             (folder / name).chmod((ROOT / name).stat().st_mode)
-    commit(folder, "as it is now")
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "commit", "-q", "--allow-empty", "-m", "as it is now")
     return folder
 
 

@@ -102,9 +102,10 @@ def list_programs(
     split = params.vllm.get("distributed_executor_backend") == "ray"
     for one in endpoints:
         names = [one.name, *(f"{one.name}-{number}" for number in range(2, params.replicas + 1))]
-        sockets = {name: _socket(name) for name in names}
+        # Short: the system allows some hundred bytes for the whole path, and a port is one model's alone.
+        sockets = {name: _socket(f"{one.port}-{number}") for number, name in enumerate(names, 1)}
         programs += [_vllm(params, one, name, path, variables, alone and not split) for name, path in sockets.items()]
-        doors[int(one.port)] = _socket(f"door-{one.name}")
+        doors[int(one.port)] = _socket(str(one.port))
         listen = [*(f"{address}:{one.port}" for address in here), f"unix:{doors[int(one.port)]}"]
         servers.append(api_server(one.name, listen, [f"unix:{path}" for path in sockets.values()], trusted))
     page = _socket("open-webui")
