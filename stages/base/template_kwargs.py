@@ -16,8 +16,21 @@ from stages.common import chat_template
 
 OWN = ("messages", "tools", "documents", "add_generation_prompt")  # what a server gives every template
 HEADER = re.compile(r"\{#- template_kwargs: (?P<settings>\{.*?\}) -#\}\{%- set ")
-# Templates that always ask for reasoning get a switch, by the name that others have.
-THINKING = {"{{'<｜Assistant｜><think>\\n'}}": "{{'<｜Assistant｜>' + ('<think>\\n' if enable_thinking else '')}}"}
+# DeepSeek-R1 and its distilled models: templates that always ask for reasoning get a switch, by the name that others
+# have, and write the reasoning of the last answer, which they leave out. That of earlier ones stays out.
+THOUGHT = (
+    "('<think>\\n' + message.reasoning_content.strip('\\n') + '\\n</think>\\n\\n' "
+    "if enable_thinking and loop.last and message.reasoning_content else '')"
+)
+THINKING = {
+    "{{'<｜Assistant｜><think>\\n'}}": "{{'<｜Assistant｜>' + ('<think>\\n' if enable_thinking else '')}}",
+    **{
+        f"{{{{'<｜Assistant｜>' + {answer} + '<｜end▁of▁sentence｜>'}}}}": (
+            f"{{{{'<｜Assistant｜>' + {THOUGHT} + {answer} + '<｜end▁of▁sentence｜>'}}}}"
+        )
+        for answer in ("message['content']", "content")
+    },
+}
 
 
 def write(template: str, settings: Mapping[str, Any]) -> str:
@@ -33,7 +46,7 @@ def write(template: str, settings: Mapping[str, Any]) -> str:
     if not settings:
         return template
     if "enable_thinking" in settings:
-        for always, switched in THINKING.items():  # DeepSeek-R1 and its distilled models
+        for always, switched in THINKING.items():
             template = template.replace(always, switched)
     variables = jinja2.meta.find_undeclared_variables(chat_template.new_environment().parse(template))
     known = sorted(name for name in variables if name not in OWN and not name.endswith("_token"))

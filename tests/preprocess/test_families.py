@@ -115,13 +115,21 @@ def test_rows_without_reasoning_do_not_follow_a_prompt_that_asks_for_it(
 
 @pytest.mark.parametrize(
     ("name", "others"),
-    [("qwen3_5_think_training", 0), ("qwen3_training", 0), ("glm4moe_training", 12), ("gptoss_training", 12)],
+    [
+        ("qwen3_5_think_training", 0),
+        ("qwen3_training", 0),
+        ("glm4moe_training", 12),
+        ("gptoss_training", 12),
+        ("deepseek_r1_distill_training", 12),
+        ("deepseekv3_training", 12),
+    ],
 )
 def test_answers_whose_reasoning_is_left_out_later_are_not_in_the_loss(
     name: str, others: int, run: Callable[..., tuple[Path, str]]
 ) -> None:
     values = conversations(reasoning="Let me\nthink.")[:12]
-    folder, said = run(name, values)
+    settings = {"enable_thinking": True} if "deepseek" in name else {}
+    folder, said = run(name, values, **settings)
     found, expected = counts(folder), served.Expected(folder / "base")
     assert (found["rows_dropped"], found["turns_not_as_served"]) == ({}, others)
     assert sum(expected.check(row, made)[1] for row, made in prepared(folder)) == others
