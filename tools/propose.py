@@ -171,8 +171,10 @@ def with_limit(lines: list[str], better: str, proposal: Proposal) -> list[str]:
     document = yaml.load(textwrap.dedent("".join(lines)))
     ((name, entry),) = document.items()
     if proposal.limit is None:
+        comment = document.ca.items.get(name, [None] * 4)[2]
+        old = f"; {comment.value.strip('# ').rstrip()}" if comment else ""
         document[name] = None
-        document.yaml_add_eol_comment(proposal.why, name)
+        document.yaml_add_eol_comment(f"{proposal.why}{old}", name)
     else:
         assert isinstance(entry, CommentedMap)  # a gate that is null stays so
         number: Any = int(proposal.limit) if proposal.limit == int(proposal.limit) else proposal.limit

@@ -110,8 +110,8 @@ DIFFERENCES = [
 
 @pytest.mark.parametrize(("gate", "one", "other", "score"), DIFFERENCES, ids=[gate for gate, *_ in DIFFERENCES])
 def test_0_minus_0_cannot_be_judged_whatever_the_limit(gate: str, one: str, other: str, score: str) -> None:
-    bound, number = ("min", -0.01) if gate.endswith("gain") else ("max", 0.01)
-    limits = GatesParams(**dict(SPECIFIED) | {gate: Limit(**{bound: number}, reason="a test")})
+    limit = Limit(min=-0.01, reason="a test") if gate.endswith("gain") else Limit(max=0.01, reason="a test")
+    limits = GatesParams(**dict(SPECIFIED) | {gate: limit})
     for figure, passed in ((0.0, False), (0.01, True)):
         metrics = json.loads(json.dumps(METRICS))
         metrics[f"eval/{one}"][score] = metrics[f"eval/{other}"][score] = figure

@@ -39,6 +39,11 @@ def replaced(path: Path, old: str, new: str) -> None:
     write(path, text.replace(old, new, 1))
 
 
+def folder_in_place() -> None:
+    MERGED.unlink()
+    MERGED.mkdir()
+
+
 def other_value(verdicts: Path) -> None:
     found = json.loads(verdicts.read_text(encoding="utf-8"))
     found["awq_kept"]["value"] = "high"
@@ -87,7 +92,7 @@ BROKEN: dict[str, tuple[Callable[[], object], str]] = {
         "metrics/eval/merged.json: not JSON: NaN is no number; `make repro` writes it again",
     ),
     "a folder": (
-        lambda: (MERGED.unlink(), MERGED.mkdir()),
+        folder_in_place,
         "metrics/eval/merged.json: cannot be read (Is a directory); ",
     ),
     "no UTF-8": (lambda: MERGED.write_bytes(b'{"a": "\xff"}'), "metrics/eval/merged.json: not UTF-8; "),

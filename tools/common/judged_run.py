@@ -115,11 +115,14 @@ def judge_relative(run: Run) -> dict[str, dict[str, Any]]:
         reason = f"not worse than {rev}: {verdict['reason']}"
         try:
             other = accepted(rev)
-            _require_same(name, run, other, rev)
+            if different := _different(name, run, other):
+                raise click.ClickException(f"another {', '.join(different)} than here, so it measures something else")
             limit, why = fit_limit(name, other)
             reason = f"not worse than {rev} ({other['commit']['hash'][:8]}): {why}; {verdict['reason']}"
         except click.ClickException as error:
-            problem = problem or f"{rev}: {error.message.removeprefix(f'{rev}: ')}"
+            # What it advises is for the workspace.
+            found = error.message.removeprefix(f"{rev}: ").partition("; ")[0]
+            problem = problem or f"{rev}: {found}; name another revision, or set min or max"
         judged = verdict_of(verdict["value"], limit, verdict["bound"], reason, problem)
         verdicts[name] = judged | {"not_worse_than": rev}
     return verdicts
@@ -131,18 +134,10 @@ def _load_accepted(rev: str) -> Run:
     return run
 
 
-def _require_same(name: str, run: Run, other: Run, rev: str) -> None:
-    """Fail where a gate's figures of two runs cannot be compared.
-
-    Raises:
-        click.ClickException: they are of other rows, another base model, or other settings of eval.
-    """
+def _different(name: str, run: Run, other: Run) -> list[str]:
+    """List what a gate's figures of two runs do not share, but must so that one says something of the other."""
     ours, theirs = _shared(name, run), _shared(name, other)
-    if different := [key for key in SHARED[name] if ours[key] != theirs[key]]:
-        raise click.ClickException(
-            f"another {', '.join(different)} than here, so its figure is of something else; name a run with the "
-            "same, or set min or max"
-        )
+    return [key for key in SHARED[name] if ours[key] != theirs[key]]
 
 
 def _shared(name: str, run: Run) -> dict[str, Any]:
