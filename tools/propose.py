@@ -99,7 +99,7 @@ def propose(name: str, limit: Limit | None, run: Run) -> Proposal:
     if value is None:
         return Proposal(None, f"cannot be judged: {problem}, or leave the gate out")
     if problem:
-        return Proposal(None, f"cannot be judged, so its limit stays: {problem}; see {GATES[name].hint}", keep=True)
+        return Proposal(None, f"cannot be judged, so its limit stays: {problem}", keep=True)
     try:
         number, why = fit_limit(name, run)
     except click.ClickException as error:

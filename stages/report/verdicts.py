@@ -70,7 +70,9 @@ def judge(metrics: Metrics, limits: Section) -> dict[str, dict[str, Any]]:
 
 def cannot_be_judged(name: str, metrics: Metrics, value: float | None) -> str:
     """Say why a value proves nothing, whatever the limit, and what to do; "" where it does."""
-    return GATES[name].unmeasured if value is None else ZEROS if GATES[name].is_empty(metrics) else ""
+    if value is None:
+        return GATES[name].unmeasured
+    return f"{ZEROS}; see {GATES[name].hint}" if GATES[name].is_empty(metrics) else ""
 
 
 def verdict_of(value: float | None, limit: float | None, bound: str, reason: str, problem: str) -> dict[str, Any]:

@@ -123,6 +123,7 @@ def test_without_an_interval_a_tenth_is_left(finished: Callable[..., None]) -> N
         "max": 1.353, "reason": "a tenth above 1.23, as the metrics hold no interval",
     }  # fmt: skip
     assert found["awq_kept"]["min"] == 0.89
+    assert found["merged_tasks_drop"]["max"] == 0.45  # 0.375, and a tenth of 0.75
 
 
 @pytest.mark.parametrize(("limit", "lower", "rounded"), [
