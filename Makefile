@@ -37,7 +37,7 @@ override export VENV := $(abspath $(VENV))
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro try stop tensorboard gate serve status logs smoke lineage card trace show-tokens images runtime verify test test-fast bench bench-families bench-gpu bench-serve lint docs data import recipe audit lock
+.PHONY: help install repro try stop tensorboard gate gates serve status logs smoke lineage card trace show-tokens images runtime verify test test-fast bench bench-families bench-gpu bench-serve lint docs data import recipe audit lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -58,6 +58,9 @@ tensorboard: $(VENV)/.pipeline ## watch trainings at http://127.0.0.1:6006 (PORT
 
 gate: $(VENV)/.pipeline ## print the verdict of every gate; exit 1 and say what to check when one failed
 	@$(BIN)/python -m tools.gate
+
+gates: $(VENV)/.pipeline ## propose limits for the gates from the figures of this run, with reasons (APPLY=1: write them into params.yaml)
+	@$(BIN)/python -m tools.propose $(call switch,APPLY)
 
 # What `make serve` runs without containers; VLLM_VENV names an environment with another build of vLLM, such as a GPU's.
 SERVING = $(if $(filter docker,$(CHOSEN)),,$(if $(VLLM_VENV),,.serve/vllm/.made) .serve/webui/.made)

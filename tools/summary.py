@@ -4,7 +4,6 @@ After a run that failed: the stage, the last lines of its log, and where the log
 end; alone, `python -m tools.summary` shows the state of the workspace.
 """
 
-import json
 import re
 import sys
 import time
@@ -16,6 +15,7 @@ import click
 
 from stages.common import files
 from stages.common.scores import MODELS
+from tools.common.judged_run import read_verdicts
 from tools.common.terminal import visible
 
 LOGS = Path("logs")
@@ -33,7 +33,12 @@ def main(since: float, code: int) -> None:
         for line in describe_failure(ran):
             click.echo(line, err=True)
         sys.exit(code)
-    for title, text in describe(Path("metrics"), ran):
+    try:
+        lines = list(describe(Path("metrics"), ran))
+    except (KeyError, TypeError, ValueError) as error:
+        problem = f"no `{error.args[0]}`" if isinstance(error, KeyError) else str(error)
+        raise click.ClickException(f"metrics: {problem}: not the metrics of this code; run `make repro`") from None
+    for title, text in lines:
         click.echo(f"{title:10} {text}")
 
 
@@ -45,7 +50,7 @@ def stages_since(since: float) -> dict[str, dict[str, Any]]:
     """
     latest = LOGS / "latest.txt"
     folder = LOGS / latest.read_text(encoding="utf-8").strip() if latest.exists() else LOGS
-    found = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*/runtime.json")}
+    found = {path.parent.name: files.read_json(path) for path in folder.glob("*/runtime.json")}
     first = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(since))
     kept = {
         name: facts | {"log": folder / name / "console.log"}
@@ -59,12 +64,12 @@ def describe(metrics: Path, ran: dict[str, dict[str, Any]]) -> Iterator[tuple[st
     """Yield title and text of each line.
 
     Raises:
-        click.ClickException: a metrics file is missing.
+        click.ClickException: a metrics file is missing or damaged.
     """
     rows, train, compared = (files.read_json(metrics / f"{name}.json") for name in ("preprocess", "train", "compare"))
     scores = {model: files.read_json(metrics / "eval" / f"{model}.json") for model in MODELS}
-    awq, gates = files.read_json(metrics / "awq.json"), files.read_json(metrics / "gates.json")
-    merge = files.read_json(metrics / "merge.json")
+    awq, merge = files.read_json(metrics / "awq.json"), files.read_json(metrics / "merge.json")
+    gates = read_verdicts()
     dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(rows["rows_dropped"].items()))
     yield (
         "rows",

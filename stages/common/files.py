@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,8 @@ from typing import Any
 
 import click
 
+# What git writes into a file where a merge needs a human.
+CONFLICT = re.compile(r"^(<{7}|>{7}) ", re.MULTILINE)
 # The files of a tokenizer and its chat template, by their names on the Hugging Face Hub.
 CHAT_FILES = (
     "added_tokens.json",
@@ -94,25 +97,86 @@ def dump_rows(rows: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON that an earlier stage wrote.
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """Read a JSON object that an earlier stage wrote.
+
+    Args:
+        path: the file.
+        keys: what it must hold.
 
     Raises:
-        click.ClickException: the file is missing.
+        click.ClickException: the file is missing or lacks a key, or see `parse_json`.
     """
-    require(path, "dvc repro")
-    return json.loads(path.read_text(encoding="utf-8"))
+    found = parse_json(read_bytes(path, "dvc repro"), str(path))
+    if missing := [key for key in keys if key not in found]:
+        raise click.ClickException(f"{path}: no `{missing[0]}`; run `dvc repro`")
+    return found
+
+
+def parse_json(content: bytes, name: str, advice: str = "`dvc repro` writes it again") -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Args:
+        content: the file.
+        name: its name, for messages.
+        advice: what to do about a damaged file, for messages.
+
+    Raises:
+        click.ClickException: no JSON (NaN and infinity are none), or no object; or see `decode`.
+    """
+    try:
+        found = json.loads(decode(content, name), parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        problem = f"{name}:{error.lineno}: not JSON: {error.msg}" if content.strip() else f"{name}: empty"
+        raise click.ClickException(f"{problem}; {advice}") from None
+    except (ValueError, RecursionError) as error:
+        problem = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise click.ClickException(f"{name}: not JSON: {problem}; {advice}") from None
+    if not isinstance(found, dict):
+        raise click.ClickException(f"{name}: not a JSON object; {advice}")
+    return found
+
+
+def decode(content: bytes, name: str) -> str:
+    """Decode the text of a file.
+
+    Raises:
+        click.ClickException: no UTF-8, or git's conflict markers are in it.
+    """
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise click.ClickException(f"{name}: not UTF-8; save it as UTF-8") from None
+    if marker := CONFLICT.search(text):
+        line = text.count("\n", 0, marker.start()) + 1
+        raise click.ClickException(
+            f"{name}:{line}: git's conflict markers: a merge is half done; choose a side, then run `make repro`"
+        )
+    return text
+
+
+def read_bytes(path: Path, command: str) -> bytes:
+    """Read a file.
+
+    Raises:
+        click.ClickException: it is missing, with the command that makes it, or cannot be read.
+    """
+    require(path, command)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise click.ClickException(f"{path}: cannot be read ({error.strerror}); check what it is") from None
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Read JSON Lines that an earlier stage wrote.
 
     Raises:
-        click.ClickException: the file is missing or empty.
+        click.ClickException: the file is missing or empty, or see `parse_json`.
     """
-    require(path, "dvc repro")
-    # Not splitlines(): a text may hold U+2028, which ends a line in Python and does not in JSON.
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    # Split as bytes: a text may hold U+2028, which ends a line in Python and does not in JSON.
+    lines = read_bytes(path, "dvc repro").split(b"\n")
+    rows = [parse_json(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line]
     if not rows:
         raise click.ClickException(f"{path}: no rows; more data or another preprocess.val_fraction is needed")
     return rows
@@ -145,6 +209,10 @@ def digest(folder: Path) -> str:
 def size_bytes(folder: Path) -> int:
     """Return the total size of the weight files (safetensors) in `folder`."""
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from stages.common import files
+
 
 class Section(BaseModel):
     """A section of params.yaml: an unknown key is an error, and values cannot change after loading."""
@@ -48,21 +50,32 @@ def read_yaml(path: Path) -> Any:
     """Parse a YAML file as DVC does (YAML 1.2: `2e-4` is a number).
 
     Raises:
-        click.ClickException: no such file, or not YAML, with the line; or aliases that stand for very many values.
+        click.ClickException: no such file, or see `parse_yaml`.
+    """
+    if not path.exists():
+        raise click.ClickException(f"{path}: no such file; run from the repository root")
+    return parse_yaml(files.read_bytes(path, "git checkout"), str(path))
+
+
+def parse_yaml(content: bytes, name: str) -> Any:
+    """Parse YAML as DVC does.
+
+    Args:
+        content: the file.
+        name: its name, for messages.
+
+    Raises:
+        click.ClickException: not YAML, with the line; aliases that stand for very many values; see `files.decode`.
     """
     try:
-        document = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        document = YAML(typ="safe", pure=True).load(files.decode(content, name))
         _values(document, {})
         return document
-    except UnicodeDecodeError:
-        raise click.ClickException(f"{path}: not UTF-8; save it as UTF-8") from None
     except RecursionError:
-        raise click.ClickException(f"{path}: not YAML: nested too deeply") from None
-    except FileNotFoundError:
-        raise click.ClickException(f"{path}: no such file; run from the repository root") from None
+        raise click.ClickException(f"{name}: not YAML: nested too deeply") from None
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        where = f"{name}:{mark.line + 1}" if mark else name
         raise click.ClickException(f"{where}: not YAML: {getattr(error, 'problem', error)}") from None
 
 

@@ -36,7 +36,8 @@ def main(params: Path, scores: Path, merge: Path, awq: Path, metrics: Path, answ
 
     # Inputs
     totals = {model: files.read_json(scores / f"{model}.json") for model in MODELS}
-    kept = {"base": 0.0, "merged": files.read_json(merge)["kept"], "awq": files.read_json(awq)["kept"]}
+    found = {"merged": files.read_json(merge, "kept"), "awq": files.read_json(awq, "kept")}
+    kept = {"base": 0.0} | {model: figures["kept"] for model, figures in found.items()}
     rows = side_by_side(scores, {model: files.read_rows(scores / f"{model}.answers.jsonl") for model in MODELS})
 
     # Work

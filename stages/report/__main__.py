@@ -13,9 +13,10 @@ import click
 from stages.common import files, model_folder
 from stages.common.params import load_params
 from stages.report import fingerprints
+from stages.report.figures import METRICS
 from stages.report.fingerprints import FOLDERS
-from stages.report.gates import METRICS, judge
 from stages.report.params import GatesParams
+from stages.report.verdicts import judge
 
 
 @click.command(help=__doc__)
@@ -37,19 +38,18 @@ def main(params: Path, raw_folder: Path, models: Path, metrics: Path, lock: Path
         model_folder.require(models / name, "dvc repro")
 
     # Work
-    try:
-        verdicts = judge(measured, limits)
-    except KeyError as error:
-        message = f"{metrics}: no `{error.args[0]}`, which a gate needs; run `dvc repro` first"
-        raise click.ClickException(message) from None
+    verdicts = judge(measured, limits)
     origins = list_origins(raw_folder, models, lock, measured["preprocess"])
 
     # Outputs
     files.write_texts({gates: files.dump_json(verdicts), lineage: files.dump_json(origins)})
-    failed = [name for name, verdict in verdicts.items() if not verdict["passed"]]
-    click.echo(f"{len(verdicts) - len(failed)} of {len(verdicts)} gates passed")
-    for name in failed:
-        click.echo(f"  failed: {name}; `make gate` says what to check")
+    click.echo(f"{sum(verdict['passed'] for verdict in verdicts.values())} of {len(verdicts)} gates passed")
+    for name, verdict in verdicts.items():
+        if rev := verdict.get("not_worse_than"):
+            click.echo(f"  to be compared with {rev}: {name}; `make gate` does it")
+        elif not verdict["passed"]:
+            state = "cannot be judged" if "problem" in verdict else "failed"
+            click.echo(f"  {state}: {name}; `make gate` says what to check")
 
 
 def list_origins(raw_folder: Path, models: Path, lock: Path, preprocess: dict[str, Any]) -> dict[str, Any]:

@@ -2,24 +2,28 @@
 
 from typing import Any
 
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, FiniteFloat, create_model, model_validator
 
 from stages.common.params import Section
 from stages.report.gates import GATES
 
 
 class Limit(Section):
-    """params.yaml: gates.NAME: the lowest (`min`) or highest (`max`) value that passes, and the reason."""
+    """params.yaml: gates.NAME: the lowest (`min`) or highest (`max`) value that passes, and the reason.
 
-    min: float | int | None = None
-    max: float | int | None = None
+    Or `not_worse_than`: a git revision, whose run sets the limit.
+    """
+
+    min: FiniteFloat | int | None = None
+    max: FiniteFloat | int | None = None
+    not_worse_than: str | None = Field(default=None, min_length=1)
     reason: str = Field(min_length=1)
 
     @model_validator(mode="after")
     def one_side(self) -> "Limit":
-        """Refuse a limit with both sides, or with none."""
-        if (self.min is None) == (self.max is None):
-            raise ValueError("needs either min or max")
+        """Refuse a limit with several sides, or with none."""
+        if [self.min, self.max, self.not_worse_than].count(None) != 2:
+            raise ValueError("needs either min, max or not_worse_than")
         return self
 
 

@@ -130,6 +130,44 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
         assert [json.loads(line) for line in file] == rows
 
 
+DAMAGED = {
+    b"": "a.json: empty; `dvc repro` writes it again",
+    b"  \n": "a.json: empty; `dvc repro` writes it again",
+    b'{"a": 1': "a.json:1: not JSON: Expecting ',' delimiter; `dvc repro` writes it again",
+    b'{\n<<<<<<< HEAD\n"a": 1\n=======\n"a": 2\n>>>>>>> b\n}': (
+        "a.json:2: git's conflict markers: a merge is half done; choose a side, then run `make repro`"
+    ),
+    b'{"a": NaN}': "a.json: not JSON: NaN is no number; `dvc repro` writes it again",
+    b'{"a": -Infinity}': "a.json: not JSON: -Infinity is no number; `dvc repro` writes it again",
+    b"[1]": "a.json: not a JSON object; `dvc repro` writes it again",
+    b"3": "a.json: not a JSON object; `dvc repro` writes it again",
+    b'{"a": "\xff"}': "a.json: not UTF-8; save it as UTF-8",
+    b"[" * 100_000: "a.json: not JSON: nested too deeply; `dvc repro` writes it again",
+    b'{"b": 1}': "a.json: no `a`; run `dvc repro`",
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
+def test_damaged_json_is_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(click.ClickException) as raised:
+        files.read_json(path, "a")
+    assert raised.value.message.removeprefix(f"{tmp_path}/") == DAMAGED[content]
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(click.ClickException, match=r"cannot be read \(Is a directory\)"):
+        files.read_json(tmp_path)
+
+
+def test_a_damaged_row_is_named_by_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": "\u2028"}\n{"a": \n', encoding="utf-8")
+    with pytest.raises(click.ClickException, match=r"rows.jsonl:2: .*not JSON: "):
+        files.read_rows(path)
+
+
 @pytest.mark.slow
 def test_the_hash_of_a_folder_is_that_of_its_sha256sum_list(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()

@@ -163,12 +163,13 @@ def test_the_params_of_this_repository_are_valid(params: Callable[..., Path]) ->
         (
             GatesParams,
             {"gates.merge_kl_mean": {"reason": "why"}},
-            "gates.merge_kl_mean: needs either min or max (got {'reason': 'why'})",
+            "gates.merge_kl_mean: needs either min, max or not_worse_than (got {'reason': 'why'})",
         ),
         (
             GatesParams,
             {"gates.merge_kl_mean": {"max": 1, "min": 0, "reason": "why"}},
-            "gates.merge_kl_mean: needs either min or max (got {'max': 1, 'min': 0, 'reason': 'why'})",
+            "gates.merge_kl_mean: needs either min, max or not_worse_than "
+            "(got {'max': 1, 'min': 0, 'reason': 'why'})",
         ),
     ],
 )

@@ -3,11 +3,13 @@
 import json
 from typing import Any
 
+import click
 import pytest
 from recorded import BOUNDS, LIMITS, METRICS, ON_THE_LIMIT
 
-from stages.report.gates import GATES, judge
+from stages.report.gates import GATES
 from stages.report.params import GatesParams, Limit
+from stages.report.verdicts import judge
 
 SPECIFIED = GatesParams(**{name.removeprefix("gates."): limit for name, limit in LIMITS.items()})
 
@@ -95,13 +97,28 @@ def test_duplicates_are_not_lost_rows() -> None:
     assert found["rows_dropped_share"]["value"] == 0
 
 
-def test_nothing_right_before_and_after_is_no_gain_whatever_the_limit() -> None:
-    limits = dict(SPECIFIED) | {"merged_exact_match_gain": Limit(min=-0.01, reason="a test")}
-    for right, passed in ((0.0, False), (0.01, True)):
+# Gates on the difference of two models in a score.
+DIFFERENCES = [
+    ("merged_exact_match_gain", "merged", "base", "exact_match"),
+    ("merged_chrf_gain", "merged", "base", "chrf"),
+    ("merged_stop_rate_drop", "merged", "base", "stop_rate"),
+    ("merged_tasks_drop", "merged", "base", "tasks_mean"),
+    ("awq_exact_match_drop", "awq", "merged", "exact_match"),
+    ("awq_exact_match_gain", "awq", "base", "exact_match"),
+]
+
+
+@pytest.mark.parametrize(("gate", "one", "other", "score"), DIFFERENCES, ids=[gate for gate, *_ in DIFFERENCES])
+def test_0_minus_0_cannot_be_judged_whatever_the_limit(gate: str, one: str, other: str, score: str) -> None:
+    limit = Limit(min=-0.01, reason="a test") if gate.endswith("gain") else Limit(max=0.01, reason="a test")
+    limits = GatesParams(**dict(SPECIFIED) | {gate: limit})
+    for figure, passed in ((0.0, False), (0.01, True)):
         metrics = json.loads(json.dumps(METRICS))
-        metrics["eval/base"]["exact_match"] = metrics["eval/merged"]["exact_match"] = right
-        verdict = judge(metrics, GatesParams(**limits))["merged_exact_match_gain"]
+        metrics[f"eval/{one}"][score] = metrics[f"eval/{other}"][score] = figure
+        verdict = judge(metrics, limits)[gate]
         assert (verdict["value"], verdict["margin"], verdict["passed"]) == (0, 0.01, passed)
+        assert verdict.get("problem", "").startswith("" if passed else "0 - 0")
+        assert ("problem" in verdict) != passed
 
 
 def test_an_answer_longer_than_the_limit_need_not_end() -> None:
@@ -118,13 +135,55 @@ def test_a_gate_set_to_null_is_not_judged_and_hides_no_value() -> None:
     }  # fmt: skip
 
 
-def test_a_gate_whose_value_was_not_measured_passes() -> None:
+def test_a_gate_whose_value_was_not_measured_cannot_be_judged_and_does_not_pass() -> None:
     scores = ("exact_match", "chrf", "stop_rate", "general_perplexity", "tasks_mean")
-    found = verdicts({f"eval/{model}.{score}": None for model in ("base", "merged", "awq") for score in scores})
+    changes: dict[str, Any] = {
+        f"eval/{model}.{score}": None for model in ("base", "merged", "awq") for score in scores
+    }
+    found = verdicts(changes | {"merge.kept": None, "awq.kept": None, "preprocess.rows_read": 0})
     without = {name: verdict for name, verdict in found.items() if verdict["value"] is None}
     assert set(without) == {
         *("merged_exact_match_gain", "merged_stop_rate", "merged_general_perplexity_ratio"),
         *("merged_tasks_drop", "awq_exact_match_drop", "awq_stop_rate", "merged_chrf_gain", "awq_exact_match_gain"),
-        "merged_stop_rate_drop",
+        *("merged_stop_rate_drop", "merge_kept", "awq_kept", "rows_dropped_share"),
     }
-    assert {(verdict["margin"], verdict["passed"]) for verdict in without.values()} == {(None, True)}
+    assert {(verdict["margin"], verdict["passed"]) for verdict in without.values()} == {(None, False)}
+    assert without["merged_tasks_drop"]["problem"] == "`eval.tasks` is empty; name tasks there"
+    assert all("; " in verdict["problem"] for verdict in without.values())  # what is wrong; what to do
+
+
+def test_a_gate_that_is_left_out_passes_also_where_it_cannot_be_judged() -> None:
+    metrics = METRICS | {"eval/base": METRICS["eval/base"] | {"tasks_mean": None}}
+    found = judge(metrics, GatesParams(**dict(SPECIFIED) | {"merged_tasks_drop": None}))["merged_tasks_drop"]
+    assert (found["passed"], found["value"], found["limit"]) == (True, None, None)
+    assert "problem" not in found
+
+
+def test_a_gate_that_is_relative_to_a_revision_is_left_to_the_tools() -> None:
+    relative = Limit(not_worse_than="v1.0", reason="a test")
+    found = judge(METRICS, GatesParams(**dict(SPECIFIED) | {"awq_kept": relative, "awq_size_ratio": relative}))
+    assert found["awq_kept"] == {
+        "value": 0.9, "limit": None, "bound": "min", "margin": None, "passed": False, "reason": "a test",
+        "not_worse_than": "v1.0",
+    }  # fmt: skip
+    assert found["awq_size_ratio"]["bound"] == "max"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"merge": {}}, "metrics: no `misplaced_weights`, which the gate merge_misplaced_weights needs; "),
+        ({"awq": METRICS["awq"] | {"kept": "0.9"}}, "metrics: what the gate awq_kept needs is no number; "),
+        ({"awq": METRICS["awq"] | {"kept": True}}, "metrics: what the gate awq_kept needs is no number; "),
+        ({"train": []}, "metrics: what the gate train_eval_loss needs is no number; "),
+        (
+            {"eval/base": METRICS["eval/base"] | {"chrf": "low"}},
+            "metrics: what the gate merged_chrf_gain needs is no number; ",
+        ),
+    ],
+    ids=["no key", "text", "a boolean", "a list", "text in a difference"],
+)
+def test_metrics_that_hold_no_figure_are_one_line(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(click.ClickException) as raised:
+        judge(METRICS | changes, SPECIFIED)
+    assert raised.value.message == f"{message}run `dvc repro` first"

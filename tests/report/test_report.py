@@ -11,9 +11,9 @@ import pytest
 from recorded import LIMITS, METRICS, ON_THE_LIMIT, write_metrics
 
 from stages.report import __main__ as stage
+from stages.report.figures import METRICS as METRIC_FILES
 from stages.report.fingerprints import FOLDERS
 from stages.report.gates import GATES
-from stages.report.gates import METRICS as METRIC_FILES
 
 
 @pytest.fixture
@@ -101,7 +101,10 @@ def without_kl_mean(run: Path) -> None:
 
 # How a good run is spoiled, and the message.
 MESSAGES: dict[str, tuple[Callable[[Path], None], str]] = {
-    "a metric without a key": (without_kl_mean, "metrics: no `kl_mean`, which a gate needs; run `dvc repro` first"),
+    "a metric without a key": (
+        without_kl_mean,
+        "metrics: no `kl_mean`, which the gate merge_kl_mean needs; run `dvc repro` first",
+    ),
     "lineage cannot be written": (
         lambda run: (run / "lineage.json").mkdir(),
         "lineage.json: cannot be written (Is a directory); check the folder's owner and free space",

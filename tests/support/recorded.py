@@ -14,6 +14,9 @@ from stages.compare import __main__ as compare
 from stages.report import __main__ as report
 
 DIFFERENCE = {"difference": 0.5, "low": 0.25, "high": 0.625}
+SAME = {"difference": 0.0, "low": 0.0, "high": 0.0}
+PERPLEXITY = {"difference": -4.0, "low": -5.0, "high": -2.0}
+COMPARED = {"exact_match": DIFFERENCE, "chrf": DIFFERENCE, "stop_rate": SAME, "perplexity": PERPLEXITY}
 # Each value is exactly on its limit in LIMITS, or easy to divide.
 METRICS: dict[str, dict[str, Any]] = {
     "preprocess": {
@@ -24,27 +27,30 @@ METRICS: dict[str, dict[str, Any]] = {
         "files": {"rows.jsonl": {"format": "alpaca", "rows_read": 1000, "rows_train": 900, "rows_val": 75}},
     },
     "train": {"eval_loss": 0.7, "steps": 10, "rows_train": 900, "rows_val": 75},
-    "merge": {"kl_mean": 0.001, "kl_base_mean": 0.05, "kept": 0.98, "misplaced_weights": 0, "top1_agreement": 0.99},
+    "merge": {
+        "kl_mean": 0.001, "kl_base_mean": 0.05, "kept": 0.98, "misplaced_weights": 0, "top1_agreement": 0.99,
+        "tokens": 200,
+    },
     "awq": {"quantized_modules": 14, "expected_modules": 14, "size_bytes": 60, "size_ratio": 0.6, "kept": 0.9},
     "eval/base": {
         "rows": 75, "exact_match": 0.25, "perplexity": 8.0, "stop_rate": 1.0, "general_perplexity": 16.0,
-        "chrf": 0.25, "fitting_rate": 1.0,
+        "chrf": 0.25, "fitting_rate": 1.0, "rows_answered": 75,
         "tasks": {"sums": {"exact_match": 0.75}}, "tasks_mean": 0.75,
     },
     "eval/merged": {
         "rows": 75, "exact_match": 0.75, "perplexity": 4.0, "stop_rate": 0.98, "general_perplexity": 20.0,
-        "chrf": 0.5, "fitting_rate": 1.0,
+        "chrf": 0.5, "fitting_rate": 1.0, "rows_answered": 75,
         "tasks": {"sums": {"exact_match": 0.375}}, "tasks_mean": 0.375,
     },
     "eval/awq": {
         "rows": 75, "exact_match": 0.7, "perplexity": 4.2, "stop_rate": 0.98, "general_perplexity": 24.0,
-        "chrf": 0.5, "fitting_rate": 1.0,
+        "chrf": 0.5, "fitting_rate": 1.0, "rows_answered": 75,
         "tasks": {"sums": {"exact_match": 0.3125}}, "tasks_mean": 0.3125,
     },
     "compare": {
-        "awq_base": {"rows": 75, "won": 37, "lost": 3, "mcnemar_p": 1.9e-8, "exact_match": DIFFERENCE},
-        "awq_merged": {"rows": 75, "won": 1, "lost": 5, "mcnemar_p": 0.21875, "exact_match": DIFFERENCE},
-        "merged_base": {"rows": 75, "won": 40, "lost": 3, "mcnemar_p": 1.5e-9, "exact_match": DIFFERENCE},
+        "awq_base": {"rows": 75, "won": 37, "lost": 3, "mcnemar_p": 1.9e-8} | COMPARED,
+        "awq_merged": {"rows": 75, "won": 1, "lost": 5, "mcnemar_p": 0.21875} | COMPARED,
+        "merged_base": {"rows": 75, "won": 40, "lost": 3, "mcnemar_p": 1.5e-9} | COMPARED,
     },
 }  # fmt: skip
 ON_THE_LIMIT = {

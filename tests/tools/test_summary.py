@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from stages.common import files
+from stages.report.gates import GATES
 from tools import summary
 
 RUN = "20260101-000000"
@@ -20,7 +21,7 @@ def finished(compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A folder with the metrics of a real run, and logs of the stages that are named, with their exit codes."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(compared, "metrics", dirs_exist_ok=True)
-    files.write_json(Path("metrics/gates.json"), {"one": {"passed": True}, "other": {"passed": True}})
+    write_verdicts()
 
     def write(console: str = "", **codes: int) -> Path:
         Path("logs").mkdir()
@@ -36,6 +37,12 @@ def finished(compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return write
 
 
+def write_verdicts(*failed: str) -> None:
+    known = {"value": 0.5, "limit": 0.5, "bound": "min", "margin": 0.0, "reason": "a test"}
+    verdicts = {name: known | {"passed": name not in failed} for name in GATES}
+    files.write_json(Path("metrics/gates.json"), verdicts)
+
+
 def show(*arguments: str) -> Result:
     return CliRunner().invoke(summary.main, arguments)
 
@@ -49,17 +56,37 @@ def test_rows_scores_and_stages_are_those_of_the_run(finished: Callable[..., Pat
     assert lines["rows"].startswith(f"{rows['rows_read']} read, {rows['rows_kept']} kept")
     scores: dict[str, Any] = files.read_json(Path("metrics/eval/awq.json"))
     assert f"awq {scores['perplexity']:.4g}" in lines["perplexity"]
-    assert (lines["gates"], lines["time"]) == ("2 of 2 passed", "train 61 s, awq 61 s")
+    assert (lines["gates"], lines["time"]) == (f"{len(GATES)} of {len(GATES)} passed", "train 61 s, awq 61 s")
     assert lines["next"].endswith("`make serve`")
 
 
 def test_a_failed_gate_is_named_and_so_is_the_command_that_explains_it(finished: Callable[..., Path]) -> None:
     finished()
-    files.write_json(Path("metrics/gates.json"), {"one": {"passed": True}, "other": {"passed": False}})
+    write_verdicts("awq_kept")
     done = show()
-    assert "1 of 2 passed; FAILED: other" in done.stdout
+    assert f"{len(GATES) - 1} of {len(GATES)} passed; FAILED: awq_kept" in done.stdout
     assert "make gate" in done.stdout
     assert "nothing ran: every stage was up to date" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("gates", "<<<<<<< HEAD\n", "metrics/gates.json:1: git's conflict markers"),
+        ("gates", "{}", "metrics/gates.json: not the gates of this code ("),
+        ("gates", "[]", "metrics/gates.json: not a JSON object; "),
+        ("awq", "", "metrics/awq.json: empty; "),
+        ("train", "{}", "metrics: no `eval_loss`: not the metrics of this code; run `make repro`"),
+        ("train", '{"eval_loss": "low"}', "metrics: Unknown format code 'g' "),
+    ],
+)
+def test_damaged_metrics_are_one_line(finished: Callable[..., Path], name: str, text: str, message: str) -> None:
+    finished()
+    Path("metrics", f"{name}.json").write_text(text, encoding="utf-8")
+    done = show()
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"Error: {message}")
+    assert done.stderr.count("\n") == 1
 
 
 def test_stages_of_an_earlier_run_are_left_out(finished: Callable[..., Path]) -> None:

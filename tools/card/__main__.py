@@ -9,13 +9,14 @@ import click
 
 from tools.card.model_card import render_card
 from tools.common import repository
-from tools.common.recorded_run import load_run, require_one_run
+from tools.common.judged_run import load_judged
+from tools.common.recorded_run import require_one_run
 
 
 @click.command(help=__doc__)
 @click.option("--rev", default="HEAD", show_default=True, help="A git revision.")
 def main(rev: str) -> None:
-    run = load_run(repository.recorded(rev))
+    run = load_judged(repository.recorded(rev))
     require_one_run(run)
     click.echo(render_card(run), nl=False)
 

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from ruamel.yaml import YAML
 
 from stages.common import files
-from stages.common.params import read_yaml
+from stages.common.params import parse_yaml
 from stages.report import fingerprints
 from tools.common import dvc_cache, repository
 
@@ -60,9 +59,41 @@ class DvcLock:
 
 
 def read_lock(rev: str | None) -> DvcLock:
-    """Read dvc.lock of a git revision, or with None of the workspace; without a dvc.lock there are no stages."""
+    """Read dvc.lock of a git revision, or with None of the workspace; without a dvc.lock there are no stages.
+
+    Raises:
+        click.ClickException: there is no such revision, it has no dvc.lock, or see `parse_lock`.
+    """
+    path = Path("dvc.lock")
     if rev is not None:
-        document = YAML(typ="safe", pure=True).load(repository.show_file(repository.resolve(rev), "dvc.lock"))
-    else:
-        document = read_yaml(Path("dvc.lock")) if Path("dvc.lock").exists() else {}
-    return DvcLock(rev, document.get("stages", {}))
+        text = repository.show_file(repository.resolve(rev), path.name)
+        return DvcLock(rev, parse_lock(text.encode(), f"dvc.lock at {rev}"))
+    return DvcLock(rev, parse_lock(files.read_bytes(path, "make repro"), path.name) if path.exists() else {})
+
+
+def parse_lock(content: bytes, name: str) -> dict[str, Any]:
+    """Parse a dvc.lock, and return its stages.
+
+    Args:
+        content: the file.
+        name: its name, for messages.
+
+    Raises:
+        click.ClickException: it is damaged.
+    """
+    document = parse_yaml(content, name)
+    stages = document.get("stages", {}) if isinstance(document, dict) else None
+    if not isinstance(stages, dict) or not all(map(_is_stage, stages.values())):
+        raise click.ClickException(
+            f"{name}: no dvc.lock, as it lacks stages with their deps and outs; get it back with git, or `make repro`"
+        )
+    return stages
+
+
+def _is_stage(stage: Any) -> bool:
+    if not isinstance(stage, dict) or "cmd" not in stage:
+        return False
+    entries = [stage.get(kind, []) for kind in ("deps", "outs")]
+    return all(
+        isinstance(one, list) and all(isinstance(entry, dict) and "path" in entry for entry in one) for one in entries
+    )

@@ -1,18 +1,21 @@
-"""Recorded run: what a commit says of the run that it records, from dvc.lock and the metrics that dvc.lock names."""
+"""Recorded run: what a commit or the workspace says of its run, from dvc.lock and the metrics that it names."""
 
-import json
+import hashlib
 from datetime import UTC, datetime
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any
 
 import click
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
+from stages.common.files import parse_json, read_bytes
+from stages.common.params import parse_yaml
+from stages.report.figures import METRICS
 from stages.report.fingerprints import FOLDERS
-from stages.report.gates import GATES, METRICS
+from stages.report.gates import GATES
 from tools.common import repository
 from tools.common.differences import find_differences, folder_files
+from tools.common.dvc_lock import parse_lock
 
 Run = dict[str, Any]
 
@@ -37,7 +40,7 @@ def load_run(commit: repository.Commit) -> Run:
     """
     files = repository.read_files(commit)
     seconds, _, subject = repository.git("show", "-s", "--format=%ct %s", commit).strip().partition(" ")
-    stages = {name: _stage(stage) for name, stage in _parsed(files, "dvc.lock")["stages"].items()}
+    stages = {name: _stage(stage) for name, stage in _parsed(files, "dvc.lock").items()}
     # Only metrics that dvc.lock has the hash of: no run measured what lies beside them.
     hashed = {out["path"] for stage in stages.values() for out in stage["outs"]} & files.keys()
     measured = {path: _parsed(files, path) for path in hashed if path.endswith(".json")}
@@ -68,6 +71,31 @@ def load_run(commit: repository.Commit) -> Run:
     folders = {dep["path"] for stage in stages.values() for dep in stage["deps"] if dep["md5"].endswith(".dir")}
     read = [file for folder in sorted(folders - set(differs)) for file in folder_files(files, folder)]
     return run | {"files": read, "differs": differs}
+
+
+def load_workspace(names: tuple[str, ...]) -> Run:
+    """Read what dvc.lock and the metrics of the workspace say of its run.
+
+    Args:
+        names: of files below metrics/, without `.json`.
+
+    Returns:
+        `stages` and `metrics`, as `load_run` returns them.
+
+    Raises:
+        click.ClickException: a file is missing or damaged, or is not the one that dvc.lock has the hash of.
+    """
+    lock = parse_lock(read_bytes(Path("dvc.lock"), "make repro"), "dvc.lock")
+    stages = {name: _stage(stage) for name, stage in lock.items()}
+    hashes = {out["path"]: out.get("md5") for stage in stages.values() for out in stage["outs"]}
+    metrics = {}
+    for name in names:
+        path = f"metrics/{name}.json"
+        content = read_bytes(Path(path), "make repro")
+        metrics[name] = parse_json(content, path, "`make repro` writes it again")
+        if hashlib.md5(content, usedforsecurity=False).hexdigest() != hashes.get(path):
+            raise click.ClickException(f"{path}: not the file of the run in dvc.lock; run `make repro`")
+    return {"stages": stages, "metrics": metrics}
 
 
 def require_one_run(run: Run) -> None:
@@ -118,9 +146,9 @@ def _models(path: str, stages: dict[str, Any], listed: list[dict[str, Any]]) -> 
 
 
 def _parsed(files: dict[str, bytes], path: str) -> Any:
-    text = files.get(path, b"{}").decode("utf-8")
+    parse = parse_json if path.endswith(".json") else parse_lock if path == "dvc.lock" else parse_yaml
     try:
-        return json.loads(text) if path.endswith(".json") else YAML(typ="safe", pure=True).load(text)
-    except (json.JSONDecodeError, YAMLError):
+        return parse(files.get(path, b"{}"), path)
+    except click.ClickException:
         problem = "not readable in this commit; was a merge left half done? fix the file and commit"
         raise click.ClickException(f"{path}: {problem}") from None

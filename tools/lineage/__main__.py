@@ -17,7 +17,8 @@ import click
 from stages.common import files
 from stages.report.fingerprints import FOLDERS
 from tools.common import repository
-from tools.common.recorded_run import Run, load_run, require_one_run
+from tools.common.judged_run import load_judged
+from tools.common.recorded_run import Run, require_one_run
 from tools.lineage.artefact import find_commit, find_places, hash_file, hash_model, hash_of_served
 from tools.lineage.bom import render_bom
 
@@ -36,7 +37,7 @@ def main(rev: str | None, model: str | None, name: str | None, file: Path | None
     commit, first = find_commit(wanted, rev) if wanted else (repository.recorded("HEAD" if rev is None else rev), "")
 
     # Work
-    run = load_run(commit)
+    run = load_judged(commit)
     if wanted:
         run["artefact"] = wanted._asdict() | {"places": find_places(wanted, run), "first_commit": first}
 

@@ -122,7 +122,7 @@ def _properties(values: dict[str, Any]) -> list[Property]:
 
 
 def _verdict(verdict: dict[str, Any]) -> str:
-    word = "passed" if verdict["passed"] else "failed"
+    word = "cannot be judged" if "problem" in verdict else "passed" if verdict["passed"] else "failed"
     return f"{word}: {cell(verdict['value'])}, {verdict['bound']} {cell(verdict['limit'])}"
 
 

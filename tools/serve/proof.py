@@ -1,21 +1,19 @@
 """Proof: whether a model has the bytes of dvc.lock, the pipeline is up to date, and every gate passed."""
 
-import json
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import click
 
 from stages.common import model_folder
 from stages.report.gates import GATES
-from tools import stop
 from tools.common import dvc_cache, repository
 from tools.common.dvc_lock import DvcLock, read_lock
-from tools.common.recorded_run import load_run
+from tools.common.judged_run import load_judged, read_verdicts
+from tools.common.stale_stages import find_stale_stages
 
 
 @dataclass(frozen=True)
@@ -49,13 +47,19 @@ def examine(kind: str, rev: str | None) -> Model:
     made = _recorded_md5(read_lock(None), kind)
     model_folder.require(Path("models", kind), "make repro")
     here = dvc_cache.folder_md5(Path("models", kind))
-    stale = list(_stale_stages())  # first: DVC removes from its cache what was changed there, through a link
+    stale = find_stale_stages(
+        ", or serve what is committed: `make serve REV=HEAD`"
+    )  # first: DVC removes from its cache what was changed there, through a link
     problems = []
     if here != made:
         command = f"dvc checkout --force models/{kind}" if dvc_cache.cached_folder(made) else "make repro"
         problems.append(f"models/{kind}: its md5 is {here}, in dvc.lock {made}; run `{command}` to restore it")
-    failed = _failed_gates(kind, _verdicts(), "make gate")
-    return Model(kind, Path("models", kind), None, here, [*problems, *stale, *failed])
+    problems += [stale] if stale else []
+    try:
+        problems += _failed_gates(kind, read_verdicts(), "make gate")
+    except click.ClickException as error:
+        problems.append(error.message)
+    return Model(kind, Path("models", kind), None, here, problems)
 
 
 def examine_folder(folder: Path) -> Model:
@@ -70,7 +74,7 @@ def examine_folder(folder: Path) -> Model:
 def _examine_revision(kind: str, rev: str) -> Model:
     """Judge a model by what was committed: dvc.lock, metrics and gates."""
     commit = repository.resolve(rev)
-    found = load_run(repository.recorded(commit))
+    found = load_judged(repository.recorded(commit))
     made = _recorded_md5(read_lock(commit), kind)
     problems = []
     if found["differs"]:
@@ -93,40 +97,7 @@ def _recorded_md5(lock: DvcLock, kind: str) -> str:
     raise click.ClickException(f"dvc.lock: {path} is not in it; run `make repro` first")
 
 
-def _stale_stages() -> Iterator[str]:
-    """Tell which stages would run again, and why. `dvc status` is asked, as DVC knows the hashes of large files."""
-    command = [sys.executable, "-m", "dvc", "status", "--json"]
-    asked = subprocess.run(command, capture_output=True, text=True, check=False)
-    if "Unable to acquire lock" in asked.stderr:
-        stages = ", ".join(one.stage for one in stop.running() if one.stage != stop.SERVE)
-        raise click.ClickException(
-            f"DVC is at work in this checkout{f' ({stages})' if stages else ''}, so what is stale is not known yet; "
-            "wait until it ends, or serve what is committed: `make serve REV=HEAD`"
-        )
-    if asked.returncode:
-        raise click.ClickException(f"dvc status: {asked.stderr.strip()}")
-    stages = json.loads(asked.stdout)
-    if stages:
-        causes = (f"{stage} ({', '.join(dict.fromkeys(_causes(stages[stage])))})" for stage in sorted(stages))
-        yield f"the pipeline is stale: {'; '.join(causes)}; run `make repro`"
-
-
-def _causes(changes: list[str | dict[str, dict[str, str]]]) -> Iterator[str]:
-    for change in changes:
-        if isinstance(change, str):
-            yield change
-            continue
-        for entries in change.values():
-            for path, state in entries.items():
-                yield f"params {', '.join(sorted(state))}" if isinstance(state, dict) else f"{path} {state}"
-
-
-def _verdicts() -> dict[str, dict[str, bool]]:
-    path = Path("metrics/gates.json")
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def _failed_gates(kind: str, verdicts: dict[str, dict[str, bool]], command: str) -> Iterator[str]:
+def _failed_gates(kind: str, verdicts: dict[str, dict[str, Any]], command: str) -> Iterator[str]:
     """List the gates that failed, in one line. Those of awq say nothing of the other models, which come before it."""
     known = [name for name in [*GATES, *verdicts] if kind == "awq" or not name.startswith("awq_")]
     if failed := [name for name in known if name in verdicts and not verdicts[name]["passed"]]:

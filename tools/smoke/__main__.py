@@ -122,7 +122,7 @@ def eval_scores(one: Endpoint) -> tuple[dict[str, float], str]:
         return {}, f"{path}: of another model, {judged['md5'][:8]}; {served[:8]} is served; run `make repro`"
     if fingerprints.facts(path)["md5"] != made["md5"]:
         return {}, f"{path}: not what {stage} wrote; run `dvc repro {stage}`"
-    return json.loads(path.read_text(encoding="utf-8")), ""
+    return files.read_json(path), ""
 
 
 def served_dtype(folder: Path) -> "torch.dtype":

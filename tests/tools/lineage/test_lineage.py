@@ -8,7 +8,8 @@ from recorded import Recorded, commit, run
 from stage_runs import succeed_in
 
 from stages.common import files
-from stages.report.gates import GATES, METRICS
+from stages.report.figures import METRICS
+from stages.report.gates import GATES
 from tools.lineage import __main__ as lineage
 
 pytestmark = pytest.mark.slow  # DVC records the runs

@@ -1,0 +1,46 @@
+"""Stale stages: which would run again, and why."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import click
+
+from tools import stop
+
+
+def find_stale_stages(instead: str = "") -> str:
+    """Tell which stages would run again, and why, in one line; "" where none would.
+
+    `dvc status` is asked, as DVC knows the hashes of large files.
+
+    Args:
+        instead: what else can be done while DVC is at work, for the message.
+
+    Raises:
+        click.ClickException: DVC is at work here, or cannot tell.
+    """
+    command = [sys.executable, "-m", "dvc", "status", "--json"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "Unable to acquire lock" in asked.stderr:
+        stages = ", ".join(one.stage for one in stop.running() if one.stage != stop.SERVE)
+        raise click.ClickException(
+            f"DVC is at work in this checkout{f' ({stages})' if stages else ''}, so what is stale is not known yet; "
+            f"wait until it ends{instead}"
+        )
+    if asked.returncode:
+        raise click.ClickException(f"dvc status: {' '.join(asked.stderr.split())}")
+    stages = json.loads(asked.stdout)
+    causes = (f"{stage} ({', '.join(dict.fromkeys(_causes(stages[stage])))})" for stage in sorted(stages))
+    return f"the pipeline is stale: {'; '.join(causes)}; run `make repro`" if stages else ""
+
+
+def _causes(changes: list[str | dict[str, dict[str, str]]]) -> Iterator[str]:
+    for change in changes:
+        if isinstance(change, str):
+            yield change
+            continue
+        for entries in change.values():
+            for path, state in entries.items():
+                yield f"params {', '.join(sorted(state))}" if isinstance(state, dict) else f"{path} {state}"
