@@ -5,7 +5,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from stage_runs import DEFAULTS, ROOT, succeed_in
+
+from tools import generate
 
 
 def checkout(folder: Path) -> Path:
@@ -23,6 +25,15 @@ def checkout(folder: Path) -> Path:
     for name in (".uv", ".pipeline"):
         (folder / ".venv" / name).touch()
     return folder
+
+
+def put_defaults(folder: Path) -> None:
+    """Give a copy of this checkout the settings and rows that Lockstep comes with, where a user has their own."""
+    shutil.copy(DEFAULTS, folder / "params.yaml")
+    for path in (*folder.glob("data/*.dvc"), *folder.glob("data/raw/[!.]*")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (folder / "data" / "raw").mkdir(exist_ok=True)
+    succeed_in(folder, generate.main)
 
 
 def run(folder: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:

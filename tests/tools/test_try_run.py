@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkouts import put_defaults
 from recorded import ENVIRONMENT, run
-from stage_runs import ROOT
+from stage_runs import DEFAULTS, ROOT
 
 from stages.common import files
 from stages.common.params import read_yaml
@@ -27,6 +28,7 @@ def checkout(tmp_path: Path) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes((ROOT / name).read_bytes())
             (folder / name).chmod((ROOT / name).stat().st_mode)
+    put_defaults(folder)
     run(folder, "git", "add", "-A")
     run(folder, "git", "commit", "-q", "--allow-empty", "-m", "as it is now")
     return folder
@@ -42,12 +44,12 @@ def attempt(folder: Path) -> "subprocess.CompletedProcess[str]":
 
 
 def test_fewer_rows_and_steps_and_the_other_settings_as_they_are() -> None:
-    params = read_yaml(ROOT / "params.yaml")
+    params = read_yaml(DEFAULTS)
     found = smaller(params)
     assert found["train"]["sft"] == params["train"]["sft"] | found["train"]["sft"]
     assert (found["preprocess"]["rows"], found["train"]["sft"]["max_steps"], found["eval"]["rows"]) == (32, 2, 8)
     assert (found["train"]["lora"], found["awq"]["scheme"]) == (params["train"]["lora"], params["awq"]["scheme"])
-    assert params == read_yaml(ROOT / "params.yaml")
+    assert params == read_yaml(DEFAULTS)
 
 
 @pytest.mark.slow
