@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from stage_runs import ROOT
+from stage_runs import DEFAULTS
 
 from stages.base import __main__ as stage
 from stages.base.params import BaseParams
@@ -35,14 +35,14 @@ def test_the_default_sizes_suit_awq_and_vllm() -> None:
     from accelerate import init_empty_weights
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    tiny = load_params(ROOT / "params.yaml", "base", BaseParams).tiny
+    tiny = load_params(DEFAULTS, "base", BaseParams).tiny
     sizes = {name: value for name, value in tiny.model_dump().items() if hasattr(Qwen2Config(), name)}
     with init_empty_weights():
         model = Qwen2ForCausalLM(Qwen2Config(**sizes, tie_word_embeddings=True))
     assert 1_000_000 <= sum(weight.numel() for weight in model.parameters()) <= 5_000_000
     assert tiny.hidden_size % 128 == tiny.intermediate_size % 128 == 0
     assert tiny.hidden_size // tiny.num_attention_heads in (32, 64, 80, 96, 112, 128)
-    assert read_yaml(ROOT / "params.yaml")["preprocess"]["max_length"] <= tiny.max_position_embeddings
+    assert read_yaml(DEFAULTS)["preprocess"]["max_length"] <= tiny.max_position_embeddings
 
 
 def test_a_document_is_a_task_in_plain_notation_or_a_short_chat() -> None:

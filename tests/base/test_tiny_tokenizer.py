@@ -2,7 +2,7 @@
 
 import random
 
-from stage_runs import ROOT
+from stage_runs import DEFAULTS
 
 from stages.base.params import BaseParams
 from stages.base.tiny_model import CHAT_WORDS, draw_document
@@ -11,7 +11,7 @@ from stages.common.params import load_params
 
 
 def test_every_word_is_one_token_in_any_position() -> None:
-    tiny = load_params(ROOT / "params.yaml", "base", BaseParams).tiny
+    tiny = load_params(DEFAULTS, "base", BaseParams).tiny
     rng = random.Random(tiny.seed)
     texts = ("".join(draw_document(rng)) for _ in range(10_000))
     tokenizer = train_tokenizer(texts, tiny.vocab_size, tiny.max_position_embeddings)

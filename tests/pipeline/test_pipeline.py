@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkouts import put_defaults
 from ruamel.yaml import YAML
 
 pytestmark = pytest.mark.slow
@@ -39,6 +40,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).exists() and not name.startswith(("metrics/", "dvc.lock", "tests/")):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
+    put_defaults(folder)
     rows = (folder / "data/raw/skills.jsonl").read_text(encoding="utf-8").splitlines()[:120]
     (folder / "data/raw/skills.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     for key, value in SMALL.items():

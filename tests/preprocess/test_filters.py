@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from preparing import Contents, Prepare, alpaca, counts, lines, rows
-from stage_runs import ROOT
+from stage_runs import DEFAULTS
 
 from stages.common import drop_reasons
 from stages.common.params import read_yaml
@@ -16,7 +16,7 @@ from stages.preprocess.params import PreprocessParams
 from stages.preprocess.row_values import DropRow
 
 CALL = {"type": "function", "function": {"name": "now", "arguments": {}}}
-PARAMS = read_yaml(ROOT / "params.yaml")["preprocess"]
+PARAMS = read_yaml(DEFAULTS)["preprocess"]
 
 
 def config(**changes: Any) -> PreprocessParams:

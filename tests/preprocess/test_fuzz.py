@@ -20,13 +20,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 from ruamel.yaml import YAML
+from stage_runs import DEFAULTS
 
 from stages.base.tiny_tokenizer import CHAT_TEMPLATE
 from stages.preprocess import __main__ as stage
 
 pytestmark = pytest.mark.slow  # some four hundred runs of the stage
-ROOT = Path(__file__).resolve().parents[2]
-PARAMS = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encoding="utf-8"))["preprocess"]
+PARAMS = YAML(typ="safe", pure=True).load(DEFAULTS.read_text(encoding="utf-8"))["preprocess"]
 KINDS = ("json", "jsonl", "parquet", "csv", "txt")
 PACKINGS: dict[str, Callable[[bytes], bytes]] = {
     "": lambda data: data,

@@ -4,14 +4,14 @@ import re
 from pathlib import Path
 
 import pytest
-from stage_runs import ROOT
+from stage_runs import DEFAULTS, ROOT
 
 from stages.common.params import read_yaml
 from tools.common.endpoints import Endpoint
 from tools.serve.compose import overlay, variables
 from tools.serve.params import load_serve_params
 
-PARAMS = load_serve_params(ROOT / "params.yaml")[0]
+PARAMS = load_serve_params(DEFAULTS)[0]
 SETTINGS = {"BIND": "127.0.0.1", "WEBUI_SECRET_KEY": "secret"}
 ONE = Endpoint("awq", "http://127.0.0.1:8000/v1", "/models/awq", "awq", None, {})
 TWO = Endpoint("merged", "http://127.0.0.1:8001/v1", "/models/merged", "merged", None, {})

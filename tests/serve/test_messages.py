@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 import pytest
-from stage_runs import ROOT, fail_in
+from stage_runs import DEFAULTS, ROOT, fail_in
 
 from tools import logs, status
 from tools.common.endpoints import Endpoint
@@ -21,7 +21,7 @@ from tools.serve.vllm_command import find_vllm
 from tools.serve.webui import webui_program
 from tools.smoke import __main__ as smoke
 
-PARAMS = load_serve_params(ROOT / "params.yaml")[0]
+PARAMS = load_serve_params(DEFAULTS)[0]
 TWO = PARAMS.model_copy(update={"replicas": 2})
 ONE = Endpoint("lockstep-awq-1a2b3c4d", "http://127.0.0.1:8000/v1", "models/awq", "awq", None, {})
 OTHER = ONE._replace(name="lockstep-merged-5e6f7a8b")
@@ -38,7 +38,7 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("VLLM_VENV", "/nowhere")
     shutil.copytree(ROOT / "docker", "docker")
-    shutil.copyfile(ROOT / "params.yaml", "params.yaml")
+    shutil.copyfile(DEFAULTS, "params.yaml")
     return tmp_path
 
 

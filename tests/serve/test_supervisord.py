@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from needs import missing
 from processes import alive, below, until, words
-from stage_runs import succeed_in
+from stage_runs import DEFAULTS, succeed_in
 
 from tools import stop
 from tools.common.endpoints import LOGS, is_running
@@ -38,7 +38,7 @@ from tools.serve.local import run_until_up
 from tools.serve.params import load_serve_params
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores SIGINT
-params = load_serve_params(Path({str(ROOT / "params.yaml")!r}))[0]
+params = load_serve_params(Path({str(DEFAULTS)!r}))[0]
 programs = [supervisord.Program("one", [{sys.executable!r}, "-c", {STEADY!r}], {{}})]
 start = lambda: supervisord.start(programs, params)
 run_until_up(start, ServeState("local", "http://127.0.0.1:9", []), "key")
@@ -61,7 +61,7 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launch]:
     started = []
 
     def launch(retries: int = 1, sockets: dict[str, Path] | None = None, **codes: str) -> "subprocess.Popen[bytes]":
-        params = load_serve_params(ROOT / "params.yaml")[0]
+        params = load_serve_params(DEFAULTS)[0]
         programs = []
         for name, code in codes.items():
             socket = (sockets or {}).get(name)

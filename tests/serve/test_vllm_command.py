@@ -5,17 +5,17 @@ from pathlib import Path
 
 import click
 import pytest
-from stage_runs import ROOT
+from stage_runs import DEFAULTS, ROOT
 
 from stages.common.params import read_yaml
 from tools.serve.params import ServeParams, load_serve_params
 from tools.serve.vllm_command import leave_a_core, require_servable, vllm_arguments, vllm_variables
 
-PARAMS = load_serve_params(ROOT / "params.yaml")[0]
+PARAMS = load_serve_params(DEFAULTS)[0]
 
 
 def test_the_section_has_exactly_the_keys_of_its_class() -> None:
-    assert set(read_yaml(ROOT / "params.yaml")["serve"]) == set(ServeParams.model_fields)
+    assert set(read_yaml(DEFAULTS)["serve"]) == set(ServeParams.model_fields)
 
 
 def test_settings_go_to_vllm_unchanged() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 import pytest
 from needs import missing
-from stage_runs import ROOT
+from stage_runs import DEFAULTS, ROOT
 
 from stages.common.params import read_yaml
 from stages.eval.params import EvalParams
@@ -43,7 +43,7 @@ PASSED_BEFORE = {
 
 
 def params_file(tmp_path: Path, key: str, value: Any) -> Path:
-    document = read_yaml(ROOT / "params.yaml")
+    document = read_yaml(DEFAULTS)
     document["serve"]["vllm"][key] = value
     path = tmp_path / "params.yaml"
     path.write_text(json.dumps(document), encoding="utf-8")
@@ -94,7 +94,7 @@ def test_force_takes_it_and_no_model_is_proven_with_it(tmp_path: Path) -> None:
     assert "--trust-remote-code" in vllm_arguments(params, "x", {})
     model = Model("awq", Path("models/awq"), None, "1a2b3c4d5e")
     assert with_problems(model, problems).name == "lockstep-awq-1a2b3c4d-unproven"
-    assert with_problems(model, load_serve_params(ROOT / "params.yaml")[1]).name == "lockstep-awq-1a2b3c4d"
+    assert with_problems(model, load_serve_params(DEFAULTS)[1]).name == "lockstep-awq-1a2b3c4d"
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_key_that_is_there_twice(tmp_path: Path) -> None:
         load_serve_params(params_file(tmp_path, "max-num-seqs", 8))
 
 
-@pytest.mark.parametrize("path", [ROOT / "params.yaml", *sorted((ROOT / "recipes").glob("*.yaml"))], ids=str)
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=str)
 def test_our_own_settings_are_all_listed(path: Path) -> None:
     settings = read_yaml(path).get("serve", {}).get("vllm", {})
     assert not own_options(settings) + list(unsafe_options(settings))
@@ -133,9 +133,7 @@ def test_an_abbreviation_that_passed_before_runs_code_in_vllm_and_is_refused_now
     trap = tmp_path / "trap.py"
     trap.write_text(TRAP, encoding="utf-8")
     settings = {"tool_parser_plug": str(trap)}
-    options = vllm_arguments(
-        load_serve_params(ROOT / "params.yaml")[0].model_copy(update={"vllm": settings}), "x", {}
-    )
+    options = vllm_arguments(load_serve_params(DEFAULTS)[0].model_copy(update={"vllm": settings}), "x", {})
     command = [str(vllm_python().with_name("vllm")), "serve", str(base), "--uds", str(tmp_path / "uds"), *options]
     with running(command, os.environ | SETTINGS, tmp_path / "vllm.log") as process:
         end = time.monotonic() + 300
@@ -196,7 +194,7 @@ def samples(name: str) -> list[tuple[Any, Any]]:
 @pytest.mark.slow
 def test_the_installed_vllm_knows_every_listed_option_with_its_type() -> None:
     python = vllm_python()
-    params, _ = load_serve_params(ROOT / "params.yaml")
+    params, _ = load_serve_params(DEFAULTS)
     asked = {
         name: [
             vllm_arguments(params.model_copy(update={"vllm": {name: value}}), "x", {})[-1]

@@ -10,11 +10,16 @@ from typing import NoReturn
 
 import pytest
 
+from tools.common.project import PROJECT, is_default
+
+ROOT = Path(__file__).parents[2]
+
 # What is missing, and the command that brings it or runs the tests: the last lines of `make test`.
 NEEDS = {
     "avx512": "no AVX-512, which vLLM needs for 4-bit weights on a CPU; run `make test` on a processor with it",
     "kernels": "a library for NVIDIA GPUs is missing; run `uv pip install liger-kernel flash-attn`",
     "chromium": "no Chromium; run `apt install chromium`",
+    "default": "settings, rows or README are not Lockstep's own; run `make test` in a checkout of Lockstep",
     "engine": "no container engine answers; run `.ci/engine make test`",
     "gpu": "no NVIDIA GPU; run `make test ARGS=tests/gpu` on a machine with one",
     "models": "no models/awq; run `make repro`",
@@ -31,14 +36,21 @@ NEEDS = {
 
 def missing(need: str) -> NoReturn:
     """Skip, or fail where LOCKSTEP_REQUIRE_ALL is set, as in .ci/run."""
-    if os.environ.get("LOCKSTEP_REQUIRE_ALL") and need not in ("avx512", "gpu", "no gpu", "kernels"):
+    own = need == "default" and (ROOT / PROJECT).exists()  # then nobody expects it
+    if os.environ.get("LOCKSTEP_REQUIRE_ALL") and need not in ("avx512", "gpu", "no gpu", "kernels") and not own:
         pytest.fail(f"LOCKSTEP_REQUIRE_ALL is set, and: {NEEDS.get(need, need)}")
     pytest.skip(NEEDS.get(need, need))
 
 
+def default() -> None:
+    """Skip what is about the committed default where a user has settings, rows or a README of their own."""
+    if not is_default(ROOT):
+        missing("default")
+
+
 def has_gpu() -> bool:
     """Whether this machine has an NVIDIA GPU, as docker/run sees it."""
-    return runpy.run_path(str(Path(__file__).parents[2] / "docker" / "runtime.py"))["has_gpu"]()
+    return runpy.run_path(str(ROOT / "docker" / "runtime.py"))["has_gpu"]()
 
 
 def has_avx512() -> bool:

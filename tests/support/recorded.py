@@ -121,7 +121,7 @@ def build(folder: Path, workspace: Path, scored: Path) -> Recorded:
         measured = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         missing = {key: value for key, value in METRICS[name].items() if measured.get(key) is None}
         path.write_text(json.dumps(measured | missing), encoding="utf-8")
-    given = [path.relative_to(ROOT) for path in (ROOT / "data").iterdir() if path.name not in ("prepared", "raw")]
+    given = [Path("data", name) for name in ("benchmarks", "general", "start", "tasks", "templates")]
     for path in (*given, Path("dvc.yaml"), Path("stages"), Path(".dvcignore"), Path(".gitignore")):
         if (ROOT / path).is_dir():
             shutil.copytree(ROOT / path, folder / path, ignore=shutil.ignore_patterns("__pycache__"))

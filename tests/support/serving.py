@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from needs import missing, servable
+from needs import default, missing, servable
 from recorded import ENVIRONMENT, commit, run
 
 from tools.serve.nginx import find_nginx
@@ -112,6 +112,7 @@ def copy(folder: Path) -> Path:
 
 def require() -> None:
     """Skip without a model, or without the environments that serve it."""
+    default()  # the tests ask what its rows teach
     made = all((ROOT / ".serve" / name / ".made").exists() for name in PROGRAMS)
     if not made or not (ROOT / "models" / "awq").exists():
         missing("serving")

@@ -11,6 +11,8 @@ from click.testing import CliRunner
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[2]
+# Every default with its reason: params.yaml as it comes. The file of that name, and the rows, may be a user's own.
+DEFAULTS = ROOT / "recipes" / "tiny.yaml"
 # Rows of public data sets: samples in this repository, or the whole files somewhere else.
 ROWS = Path(os.environ.get("LOCKSTEP_ROWS", ROOT / "tests" / "rows"))
 # Two layers of 128, a second of pretraining: enough to run every stage, not enough to answer anything.
@@ -52,8 +54,8 @@ SMALL = {
 
 
 def write_params(folder: Path, changes: dict[str, Any]) -> Path:
-    """Write the repository's params.yaml, made small and changed by dotted keys (`...` deletes), into `folder`."""
-    document = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    """Write the default params, made small and changed by dotted keys (`...` deletes), into `folder`."""
+    document = YAML(typ="safe", pure=True).load(DEFAULTS.read_text(encoding="utf-8"))
     for dotted, value in copy.deepcopy(SMALL | changes).items():
         *parents, key = dotted.split(".")
         section = document

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from recorded import LIMITS, METRICS
-from stage_runs import ROOT
+from stage_runs import DEFAULTS, ROOT
 
 from stages.common.params import read_yaml
 from stages.report.gates import GATES
@@ -71,7 +71,7 @@ def test_a_hint_names_existing_targets_pages_and_params(name: str) -> None:
         assert f"\n{target}: " in targets
     for page in re.findall(r"docs/\w+\.md", hint):
         assert (ROOT / page).exists()
-    params = read_yaml(ROOT / "params.yaml")
+    params = read_yaml(DEFAULTS)
     for key in re.findall(r"`(\w+(?:\.\w+)+)`", hint):
         section = params
         for part in key.split("."):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import needs
 import pytest
 from stage_runs import fail_in, succeed_in
 
@@ -54,19 +55,24 @@ def apply(tmp_path: Path) -> Callable[..., str]:
 
     def apply(name: str, *options: str) -> str:
         if not (tmp_path / "params.yaml").exists():
-            shutil.copy(ROOT / "params.yaml", tmp_path)
+            shutil.copy(RECIPES / "tiny.yaml", tmp_path / "params.yaml")
         succeed_in(tmp_path, tool.main, name, "--recipes", RECIPES, *options)
         return (tmp_path / "params.yaml").read_text(encoding="utf-8")
 
     return apply
 
 
-@pytest.mark.slow
-def test_tiny_restores_the_committed_params(apply: Callable[..., str], tmp_path: Path) -> None:
+def test_the_committed_params_are_every_default() -> None:
+    needs.default()
     refresh = "(sed '/^$/q' recipes/tiny.yaml; sed -n '/^base:/,$p' params.yaml) > t && mv t recipes/tiny.yaml"
     committed = (ROOT / "params.yaml").read_text(encoding="utf-8")
     body = committed[committed.index("base:\n") :]
     assert (RECIPES / "tiny.yaml").read_text(encoding="utf-8").endswith(f"\n\n{body}"), refresh
+
+
+@pytest.mark.slow
+def test_tiny_restores_every_default(apply: Callable[..., str], tmp_path: Path) -> None:
+    committed = (RECIPES / "tiny.yaml").read_text(encoding="utf-8")
     assert apply("tiny") == committed
     for name in OTHERS:
         assert (text := overlay(name, committed, tmp_path)) != committed
@@ -87,7 +93,7 @@ def test_a_recipe_is_complete_whatever_recipe_came_before(
         key: entry.value for key, entry in (DEFAULTS.keys | recipe).items()
     }
     assert [written[key].lines for key in recipe] == [entry.lines for entry in recipe.values()]
-    comments = [line for line in (ROOT / "params.yaml").read_text(encoding="utf-8").splitlines() if line[:1] == "#"]
+    comments = (RECIPES / "tiny.yaml").read_text(encoding="utf-8").splitlines()[:2]
     assert alone.splitlines()[: len(comments)] == comments
 
 
@@ -141,7 +147,7 @@ def test_a_recipe_without_a_commit_says_how_to_find_one(apply: Callable[..., str
     recipes = shutil.copytree(RECIPES, tmp_path / "recipes")
     own = "# Ours.\nbase:\n  source: hub  # ours\n  id: lockstep/mine  # ours\n  revision: null  # find it\n"
     (recipes / "mine.yaml").write_text(own, encoding="utf-8")
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copy(RECIPES / "tiny.yaml", tmp_path / "params.yaml")
     printed = succeed_in(tmp_path, tool.main, "mine")
     assert printed.endswith(
         f"base.revision is not set: get the hash with {command}, then run `make recipe NAME=mine REVISION=...`\n"
@@ -158,7 +164,7 @@ def test_every_commit_of_a_recipe_is_a_full_hash() -> None:
 
 @pytest.mark.slow
 def test_your_own_settings_and_comments_stay(tmp_path: Path) -> None:
-    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    text = (RECIPES / "tiny.yaml").read_text(encoding="utf-8")
     own = {
         '  read: ["*"] ': "  read:\n  - rows.csv\n  - more.jsonl ",
         "\n\nawq:": "\n# ours\n\n\nawq:",
@@ -176,7 +182,7 @@ def test_your_own_settings_and_comments_stay(tmp_path: Path) -> None:
         assert [ours for ours in own.values() if ours not in written] == []
     succeed_in(tmp_path, tool.main, "tiny", "--recipes", RECIPES)
     last = path.read_text(encoding="utf-8")
-    assert read_yaml(path) == read_yaml(ROOT / "params.yaml")
+    assert read_yaml(path) == read_yaml(RECIPES / "tiny.yaml")
     assert "# ours\n\n\nawq:" in last
     assert "neftune" not in last  # tiny sets every default
 

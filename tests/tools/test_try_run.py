@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkouts import committed_copy
 from recorded import ENVIRONMENT, run
-from stage_runs import ROOT
+from stage_runs import DEFAULTS
 
 from stages.common import files
 from stages.common.params import read_yaml
@@ -18,18 +19,7 @@ STAGES = ("base", "preprocess", "train", "merge", "awq", "eval@base", "eval@merg
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """The files that git knows, in a repository of their own, without models."""
-    folder = tmp_path / "checkout"
-    run(tmp_path, "git", "clone", "--quiet", str(ROOT), str(folder))
-    listed = run(ROOT, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
-    for name in filter(None, listed):
-        (folder / name).unlink(missing_ok=True)
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes((ROOT / name).read_bytes())
-            (folder / name).chmod((ROOT / name).stat().st_mode)
-    run(folder, "git", "add", "-A")
-    run(folder, "git", "commit", "-q", "--allow-empty", "-m", "as it is now")
-    return folder
+    return committed_copy(tmp_path / "checkout")
 
 
 def attempt(folder: Path) -> "subprocess.CompletedProcess[str]":
@@ -42,12 +32,12 @@ def attempt(folder: Path) -> "subprocess.CompletedProcess[str]":
 
 
 def test_fewer_rows_and_steps_and_the_other_settings_as_they_are() -> None:
-    params = read_yaml(ROOT / "params.yaml")
+    params = read_yaml(DEFAULTS)
     found = smaller(params)
     assert found["train"]["sft"] == params["train"]["sft"] | found["train"]["sft"]
     assert (found["preprocess"]["rows"], found["train"]["sft"]["max_steps"], found["eval"]["rows"]) == (32, 2, 8)
     assert (found["train"]["lora"], found["awq"]["scheme"]) == (params["train"]["lora"], params["awq"]["scheme"])
-    assert params == read_yaml(ROOT / "params.yaml")
+    assert params == read_yaml(DEFAULTS)
 
 
 @pytest.mark.slow

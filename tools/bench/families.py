@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 import click
 
+from tools.common.project import DEFAULTS
+
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lockstep" / "tokenizers"
 FACTS = ROOT / "docs" / "chat-templates.json"
@@ -143,7 +145,7 @@ def write_params(family: Family, model: Path, folder: Path) -> None:
     from stages.base import local_folder
 
     yaml = YAML(typ="safe", pure=True)
-    document = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    document = yaml.load((ROOT / DEFAULTS).read_text(encoding="utf-8"))
     own = {"source": "folder", "folder": str(model), "revision": local_folder.digest(model)}
     document["base"] |= own | {"stop_token": family.stop_token, "template_kwargs": dict(family.settings)}
     document["preprocess"] |= {"max_dropped_share": 1.0, "max_length": 8192}

@@ -18,6 +18,7 @@ from stages.common import device, tokens
 from stages.common.params import load_params
 from stages.train.params import TrainParams
 from tools.bench.workspace import LORA, ROOT
+from tools.common.project import DEFAULTS
 
 # config.json of Qwen2.5-0.5B and Qwen2.5-7B
 SHAPES: dict[str, dict[str, Any]] = {
@@ -100,7 +101,7 @@ def measure(
     from stages.train.configs import make_configs
     from stages.train.trainer import make_trainer
 
-    params, hardware = ROOT / "params.yaml", device.choose()
+    params, hardware = ROOT / DEFAULTS, device.choose()
     config = load_params(params, "train", TrainParams)
     machine = config.machine.model_copy(update={"device_batch_size": 1, "report_to": [], "save_steps": 10**6})
     changed = config.sft | {"packing": True, "max_length": length, "max_steps": steps, "eval_strategy": "no"} | sft

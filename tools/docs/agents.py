@@ -3,6 +3,11 @@
 import re
 from pathlib import Path
 
+# What README.md begins with, too; not read from there, as a project's README is its user's own.
+SUMMARY = """\
+Lockstep fine-tunes an open language model on your instruction data, quantises it, serves it behind a chat page, and
+can prove how it got there: one commit names every byte of data, base model, adapter, merged model, AWQ model and
+scores."""
 PAGES = (
     *(
         "architecture",
@@ -18,7 +23,7 @@ PAGES = (
         "eval",
         "compare",
     ),
-    *("report", "serve", "containers", "determinism", "import", "recipes", "lineage"),
+    *("report", "serve", "containers", "determinism", "new-project", "import", "recipes", "lineage"),
     *("contributing", "debugging", "naming", "glossary"),
 )
 
@@ -26,13 +31,12 @@ PAGES = (
 def agents() -> str:
     """Write AGENTS.md (https://agents.md): commands, rules, the loop, tests and bytes."""
     contributing, architecture = page("contributing"), page("architecture")
-    summary = Path("README.md").read_text(encoding="utf-8").split("\n\n")[1]
     makefile = Path("Makefile").read_text(encoding="utf-8")
     commands = re.findall(r"^([a-z-]+):.*## (.*)", makefile, re.MULTILINE)
     parts = [
         "# Lockstep, for coding agents",
         "Written by `make docs` from docs/: change the pages, not this file.",
-        summary,
+        SUMMARY,
         "## Commands\n\n" + "\n".join(f"- `make {name}`: {text}" for name, text in commands),
         f"## The loop\n\n{section(contributing, 'The loop')}",
         f"## Rules\n\n{section(architecture, 'Rules')}",
@@ -48,9 +52,8 @@ def agents() -> str:
 
 def llms() -> str:
     """Write llms.txt (https://llmstxt.org): what the project is, and its pages."""
-    summary = " ".join(Path("README.md").read_text(encoding="utf-8").split("\n\n")[1].split())
     lines = [f"- [{title(name)}](docs/{name}.md): {first_sentence(name)}" for name in PAGES]
-    return f"# Lockstep\n\n> {summary}\n\n## Pages\n\n" + "\n".join(lines) + "\n"
+    return f"# Lockstep\n\n> {' '.join(SUMMARY.split())}\n\n## Pages\n\n" + "\n".join(lines) + "\n"
 
 
 def page(name: str) -> str:

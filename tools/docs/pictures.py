@@ -10,14 +10,14 @@ from typing import Any
 
 from stages.common import files
 from stages.common.scores import MODELS
+from tools.common.project import LENGTHS, OUTCOMES
 
-LOSS, SCORES = Path("docs/images/loss.svg"), Path("docs/images/scores.svg")
 MARKS = ("exact_match", "rouge_l", "chrf", "stop_rate", "tasks_mean")  # from 0 to 1, higher is better
 # PNG pictures of CSV tables: source, column of names, column of counts. Each picture holds the hash of its source, so
 # that `--check` sees whether it is out of date.
 BARS = {
-    Path("docs/images/lengths.png"): (Path("metrics/lengths.csv"), "tokens", "rows"),
-    Path("docs/images/outcomes.png"): (Path("metrics/outcomes.csv"), "outcome", "rows"),
+    LENGTHS: (Path("metrics/lengths.csv"), "tokens", "rows"),
+    OUTCOMES: (Path("metrics/outcomes.csv"), "outcome", "rows"),
 }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from stages.preprocess.__main__ import main as run_preprocess
+from tools.common.project import DEFAULTS
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = Path(os.environ.get("LOCKSTEP_ROWS", "nowhere"))
@@ -55,7 +56,7 @@ def prepare(file: Path, changes: dict[str, Any]) -> dict[str, Any]:
         folder = Path(name)
         (folder / "raw").mkdir()
         shutil.copyfile(file, folder / "raw" / file.name)
-        document = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+        document = yaml.load((ROOT / DEFAULTS).read_text(encoding="utf-8"))
         document["preprocess"] |= changes
         with (folder / "params.yaml").open("w", encoding="utf-8") as params:
             yaml.dump(document, params)
