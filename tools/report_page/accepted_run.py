@@ -21,9 +21,9 @@ def find_accepted(run: Run) -> Run | None:
         if earlier == commit:
             continue
         found = load_run(earlier)
-        if found["gates"] and all(verdict["passed"] for verdict in found["gates"].values()):
-            if found["stages"] != run["stages"]:
-                return found
+        accepted = found["gates"] and all(verdict["passed"] for verdict in found["gates"].values())
+        if accepted and found["stages"] != run["stages"]:
+            return found
     return None
 
 

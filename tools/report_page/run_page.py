@@ -20,7 +20,7 @@ from tools.report_page.lineage_drawing import draw_lineage
 
 SHARES = ("exact_match", "chrf", "rouge_l", "stop_rate")  # from 0 to 1, and of each row
 SCORES = (*SHARES, "perplexity", "general_perplexity", "tasks_mean")
-ROW_KEYS = SHARES[:-1] + ("stopped",)  # of SHARES in metrics/eval/answers.jsonl
+ROW_KEYS = (*SHARES[:-1], "stopped")  # of SHARES in metrics/eval/answers.jsonl
 CURVES = "metrics/train/plots/metrics"
 ANSWERS = "metrics/eval/answers.jsonl"
 USUAL = {"resamples": 10_000, "confidence": 0.95, "seed": 7}  # of runs before the section compare

@@ -74,7 +74,10 @@ def test_bars_are_as_high_as_their_counts() -> None:
 
 
 def test_an_interval_lies_around_its_score() -> None:
-    found = {"base": {"value": 0.5, "low": 0.4, "high": 0.7}, "merged": {"value": 1.0, "low": None, "high": None}}
+    found: dict[str, dict[str, float | None]] = {
+        "base": {"value": 0.5, "low": 0.4, "high": 0.7},
+        "merged": {"value": 1.0, "low": None, "high": None},
+    }
     chart = interval_chart("scores", {"exact_match": found})
     assert chart
     base, merged = chart["rows"][0]["marks"]
@@ -85,14 +88,14 @@ def test_an_interval_lies_around_its_score() -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (None, "–"),
+        (None, "–"),  # noqa: RUF001
         (0, "0"),
         (3589, "3,589"),
         (1.0, "1"),
         (0.642336, "0.6423"),
         (5.2e-06, "5.2e-06"),
         (56737.2, "56,737"),
-    ],  # noqa: RUF001
+    ],
 )
 def test_numbers_are_short(value: float | None, text: str) -> None:
     assert shown(value) == text

@@ -4,6 +4,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from recorded import Recorded, commit, run
@@ -76,7 +77,7 @@ def test_words_of_strangers_are_text(clone: Path) -> None:
     lock = clone / "dvc.lock"
     answers = clone / "metrics" / "eval" / "answers.jsonl"
     answer = {"answer": EVIL, "exact_match": False, "stopped": True, "chrf": 0.5, "rouge_l": 0.5}
-    row = {"question": [{"role": EVIL, "content": EVIL}], "reference": EVIL}
+    row: dict[str, Any] = {"question": [{"role": EVIL, "content": EVIL}], "reference": EVIL}
     row |= {model: answer | {"loss": 1.0, "tokens": 2} for model in ("base", "merged", "awq")}
     answers.write_text(json.dumps(row) + "\n", encoding="utf-8")
     known = re.search(r"path: metrics/eval/answers.jsonl\n      hash: md5\n      md5: (\w+)", lock.read_text("utf-8"))
