@@ -49,7 +49,8 @@ class PlainLines:
 
     def bar_line(self, bar: "re.Match[bytes]") -> bytes:
         """Return a line of a bar if one is due: every half minute, and when it is full."""
-        name, full, now = bar["name"].strip(), bar["share"] == b"100", time.monotonic()
+        name, now = bar["name"].strip(), time.monotonic()
+        full = len(set(bar["rest"].split(maxsplit=1)[0].split(b"/"))) == 1 and bar["share"] == b"100"
         before = self.printed.setdefault(name, now)
         if before == float("inf") and not full:  # another bar of the same name
             before = self.printed[name] = now

@@ -18,7 +18,7 @@ PAGES = (
         "eval",
         "compare",
     ),
-    *("report", "serve", "containers", "determinism", "import", "recipes", "lineage"),
+    *("report", "report-page", "serve", "containers", "determinism", "import", "recipes", "lineage"),
     *("contributing", "debugging", "naming", "glossary"),
 )
 
