@@ -37,7 +37,7 @@ override export VENV := $(abspath $(VENV))
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro try stop tensorboard gate gates serve status logs smoke lineage card trace show-tokens images runtime verify test test-fast bench bench-families bench-gpu bench-serve lint docs new update data import recipe audit lock
+.PHONY: help install repro try stop tensorboard gate gates serve status logs smoke lineage card report-page trace show-tokens images runtime verify test test-fast bench bench-families bench-gpu bench-serve lint docs new update data import recipe audit lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -84,6 +84,9 @@ lineage: $(VENV)/.pipeline ## print where a model comes from (REV=git-revision, 
 
 card: $(VENV)/.pipeline ## print the model card of a committed run (REV=git-revision)
 	@$(BIN)/python -m tools.card $(call given,REV)
+
+report-page: $(VENV)/.pipeline ## write HTML pages that need no network: of a run, with curves and answers, and of all runs (REV=git-revision)
+	@$(BIN)/python -m tools.report_page $(call given,REV)
 
 trace: $(VENV)/.pipeline ## print what became of a row, and which models were trained on it (ROW=id, hash or words, REV=git-revision)
 	@$(BIN)/python -m tools.trace $(call given,REV) -- $(call plain,ROW)

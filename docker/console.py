@@ -14,7 +14,9 @@ import termios
 import threading
 import time
 from pathlib import Path
+from typing import BinaryIO
 
+from plain_lines import PlainLines
 from resource_usage import READY
 
 SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
@@ -111,13 +113,21 @@ def signal_container(process: subprocess.Popen[bytes], container: str, ready: Pa
 
 
 def copy_output(reader: int, log: Path) -> None:
-    """Copy output as it comes, until its end."""
+    """Copy output as it comes, until its end: whole to a terminal, in plain lines to the log and elsewhere."""
+    terminal, lines = sys.stdout.isatty(), PlainLines()
     with log.open("wb") as file:
         while chunk := read(reader):
-            file.write(chunk)
-            file.flush()
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
+            plain = lines.add(chunk)
+            write(file, plain)
+            write(sys.stdout.buffer, chunk if terminal else plain)
+        write(file, rest := lines.end())
+        write(sys.stdout.buffer, b"" if terminal else rest)
+
+
+def write(file: BinaryIO, data: bytes) -> None:
+    """Write at once."""
+    file.write(data)
+    file.flush()
 
 
 def read(descriptor: int) -> bytes:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from stages.base.params import TinyParams
 from stages.base.tiny_tasks import SKILLS, WORDINGS, WORDS, plain
 from stages.base.tiny_tokenizer import END, PAD, START, train_tokenizer
+from stages.common.progress import track
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,7 +62,6 @@ def pretrain(params: TinyParams, tokenizer: "Qwen2Tokenizer") -> "Qwen2ForCausal
     """Train the model from scratch: the learning rate rises for a tenth of the steps, then falls to zero."""
     import torch
     from torch.nn.functional import cross_entropy
-    from tqdm import tqdm
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(params.seed)
@@ -83,7 +83,7 @@ def pretrain(params: TinyParams, tokenizer: "Qwen2Tokenizer") -> "Qwen2ForCausal
         optimizer,
         lambda step: min((step + 1) / (0.1 * params.steps), (params.steps - step) / (0.9 * params.steps)),
     )
-    with tqdm(total=params.steps, desc="pretrain (cpu, float32)") as bar:
+    with track(None, "pretrain (cpu, float32)", "step", params.steps) as bar:
         for ids, labels, positions in batches(params, tokenizer):
             target = labels[:, 1:]
             hidden = model.model(ids, position_ids=positions, use_cache=False).last_hidden_state[:, :-1]

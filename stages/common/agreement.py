@@ -14,6 +14,7 @@ import numpy as np
 
 from stages.common.batches import Batch, answer_logits, padded
 from stages.common.device import Device
+from stages.common.progress import track
 from stages.common.tokens import TokenRow
 
 if TYPE_CHECKING:
@@ -113,10 +114,12 @@ def add_up(found: "list[tuple[torch.Tensor, int]]") -> dict[str, float]:
 def predict(model: Any, waiting: deque[Batch], file: IO[bytes], most: int) -> list[Batch]:
     """Take batches from `waiting` and write their log-probabilities, until the file has `most` bytes."""
     done = []
-    while waiting and file.tell() < most:
-        batch = waiting.popleft()
-        file.write(answer_logits(model, batch).log_softmax(-1).cpu().numpy())
-        done.append(batch)
+    with track(None, "log-probabilities", "batch", len(waiting)) as bar:
+        while waiting and file.tell() < most:
+            batch = waiting.popleft()
+            file.write(answer_logits(model, batch).log_softmax(-1).cpu().numpy())
+            done.append(batch)
+            bar.update()
     return done
 
 
@@ -125,7 +128,7 @@ def measure(model: Any, done: list[Batch], file: IO[bytes]) -> "list[tuple[torch
     import torch
 
     found = []
-    for batch in done:
+    for batch in track(done, "KL", "batch"):
         actual = answer_logits(model, batch).log_softmax(-1)
         values = torch.from_numpy(np.fromfile(file, np.float32, actual.numel()))
         expected = values.view(actual.shape).to(actual.device)

@@ -3,6 +3,7 @@
 Loads a model folder, computes the loss of rows, and generates answers. vllm_backend.py has the same functions.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import click
 
 from stages.common import agreement, batches, device
 from stages.common.chat import ChatTokenizer
+from stages.common.progress import track
 from stages.common.tokens import TokenRow
 
 if TYPE_CHECKING:
@@ -45,7 +47,8 @@ def losses(model: "PreTrainedModel", rows: list[TokenRow], batch_size: int) -> l
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids), reverse=True)
     summed: list[float] = []
     with torch.inference_mode():
-        for batch in batches.padded([rows[index] for index in order], batch_size):
+        padded = batches.padded([rows[index] for index in order], batch_size)
+        for batch in track(padded, "loss", "batch", math.ceil(len(rows) / batch_size)):
             logits = batches.answer_logits(model, batch)
             target = batches.answer_tokens(batch).to(logits.device)
             nats = torch.nn.functional.cross_entropy(logits, target, reduction="none").double()
@@ -66,11 +69,10 @@ def generate(
         The new tokens in the order of `prompts`; what follows a stop token is padding.
     """
     import torch
-    from tqdm import tqdm
 
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     completions: list[list[int]] = [[]] * len(prompts)
-    for start in tqdm(range(0, len(order), batch_size), desc="answers", unit="batch"):
+    for start in track(range(0, len(order), batch_size), "answers", "batch"):
         group = order[start : start + batch_size]
         width = max(len(prompts[index]) for index in group)
         gaps = [width - len(prompts[index]) for index in group]

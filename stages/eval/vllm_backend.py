@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stages.common.chat import ChatTokenizer
+from stages.common.progress import track
 from stages.common.tokens import TokenRow
 from stages.eval import vllm_server
 
@@ -64,10 +65,8 @@ def complete(client: "Client", prompts: list[list[int]], batch_size: int, option
     Raises:
         click.ClickException: the server refuses a request, such as one that is too long for the model.
     """
-    from tqdm import tqdm
-
     choices = []
-    for start in tqdm(range(0, len(prompts), batch_size), desc="vLLM", unit="batch"):
+    for start in track(range(0, len(prompts), batch_size), "vLLM", "batch"):
         group = prompts[start : start + batch_size]
         body = {"model": vllm_server.NAME, "prompt": group, "temperature": 0, **options}
         response = client.post("/v1/completions", json=body)

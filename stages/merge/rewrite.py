@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
@@ -16,6 +16,7 @@ import numpy as np
 import xxhash
 
 from stages.common import files, trained_on
+from stages.common.progress import track
 from stages.merge.delta import Delta
 from stages.merge.plan import Plan
 from stages.merge.rounding import narrow, narrow_by_chance
@@ -116,7 +117,8 @@ def rewrite_file(
                 done = os.pwrite(new.fileno(), left, position)
                 left, position = left[done:], position + done
 
-        side_by_side(write_block, read_blocks(old, tensors, digest, dtype, len(header)))
+        tracked = track(tensors, source.name, "tensor")
+        side_by_side(write_block, read_blocks(old, tracked, digest, dtype, len(header)))
     return len(differing), digest.hexdigest()
 
 
@@ -161,7 +163,11 @@ def growth(dtype: str, wanted: str) -> int:
 
 
 def read_blocks(
-    file: IO[bytes], tensors: list[tuple[Tensor, Delta | None]], digest: xxhash.xxh3_128, dtype: str, position: int
+    file: IO[bytes],
+    tensors: Iterable[tuple[Tensor, Delta | None]],
+    digest: xxhash.xxh3_128,
+    dtype: str,
+    position: int,
 ) -> Generator[Block]:
     """Read a file's tensors one after the other, in blocks. One without a delta counts as rows of one number.
 

@@ -8,10 +8,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from tqdm import tqdm
-
 from stages.common import chat
 from stages.common.chat import ChatTokenizer, Encoded
+from stages.common.progress import track
 from stages.preprocess.filters import RowState, context_text, drop, spoken_text
 from stages.preprocess.lost_parts import find_lost, unwritten_ids
 from stages.preprocess.over_length import truncate
@@ -46,7 +45,7 @@ def encode_rows(rows: Iterable[RowState], chat_tokenizer: ChatTokenizer, config:
 def _rendered_batches(rows: Iterable[RowState], judge: Judge, config: PreprocessParams) -> Iterator[Batch]:
     batch: Batch = []
     size = 0
-    with tqdm(rows, desc="preprocess", unit=" rows", unit_scale=True, disable=None) as bar:
+    with track(rows, "preprocess", " rows", unit_scale=True) as bar:
         for row in bar:
             if not row.drop_reason:
                 _render(row, judge, config)

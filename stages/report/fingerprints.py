@@ -4,6 +4,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from stages.common.progress import track
+
 FOLDERS = ("base", "adapter", "merged", "awq")  # below models/
 
 
@@ -20,4 +22,5 @@ def facts(path: Path) -> dict[str, Any]:
 
 def below(folder: Path) -> list[dict[str, Any]]:
     """Return the `facts` of every file below a folder, sorted by path."""
-    return [facts(path) for path in sorted(folder.rglob("*")) if path.is_file()]
+    found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return [facts(path) for path in track(found, f"hashes of {folder}", "file")]

@@ -20,7 +20,6 @@ from transformers import TrainerCallback
 
 CURVES = ("loss", "eval_loss", "learning_rate", "grad_norm", "num_input_tokens_seen")
 BEST = "best"  # folder of the best weights, beside the checkpoints
-SPEED_STEPS = 10  # steps after which the speed is printed
 SLOW_SECONDS = 5  # a first step that takes longer is printed
 
 
@@ -120,9 +119,7 @@ class Progress(TrainerCallback):
         self.first = self.saved = state.global_step
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.start, self.tokens = time.monotonic(), int(state.num_input_tokens_seen)
-        if state.global_step == self.first + 1:  # the first step warms up
-            self.warm = self.start, self.tokens
+        self.start = time.monotonic()
         self.write(state, "step")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -134,11 +131,6 @@ class Progress(TrainerCallback):
         if steps == 1 and self.seconds[0] > SLOW_SECONDS:
             left = math.ceil((state.max_steps - state.global_step) * self.seconds[0] / 60)
             tqdm.write(f"the first step took {self.seconds[0]:.0f} s; at most about {left} min left")
-        if steps == SPEED_STEPS:
-            seconds = (time.monotonic() - self.warm[0]) / (SPEED_STEPS - 1)
-            tokens = (int(state.num_input_tokens_seen) - self.warm[1]) / (SPEED_STEPS - 1)
-            left = math.ceil((state.max_steps - state.global_step) * seconds / 60)
-            tqdm.write(f"{seconds:.2f} s per step, {tokens / seconds:.0f} tokens/s, about {left} min left")
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.doing != "evaluation":

@@ -13,13 +13,14 @@ import torch
 import transformers
 import trl
 from safetensors import SafetensorError
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
 from stages.common import batches, files
 from stages.train import checkpoints
 from stages.train.callbacks import BEST, Best, Progress
 from stages.train.data import GroupedByLength, load_rows, load_train_rows, require_isolation
+from stages.train.log_table import LogTable
 from stages.train.params import TrainParams
 
 # The losses since the last log line, of one process: transformers does not save them, and the next point of the curve
@@ -71,6 +72,9 @@ def make_trainer(
         raise click.ClickException(f"{params}: train: {' '.join(str(error).split())}") from None
     if trainer.padding_free:
         require_isolation(params, trainer.model, trainer.data_collator)
+    for one in (transformers.ProgressCallback, PrinterCallback):  # they print dictionaries
+        trainer.remove_callback(one)
+    trainer.add_callback(LogTable())
     trainer.add_callback(Progress())
     if config.keep == "best" or config.early_stopping:
         trainer.add_callback(Best(scratch / BEST, trainer.save_model, config.early_stopping))

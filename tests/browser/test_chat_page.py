@@ -1,13 +1,12 @@
 """The chat page in a real browser: sign-in, a question, and a streamed answer. Needs Chromium."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
-from needs import missing
+from chromium import browser
 from serving import ROOT, Served
 
 if TYPE_CHECKING:
@@ -17,11 +16,6 @@ playwright = pytest.importorskip(
     "playwright.sync_api", reason="no playwright: run `make test ARGS=tests/browser`, which installs it"
 )
 pytestmark = pytest.mark.slow
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-]
 SCREENSHOT = ROOT / "logs" / "browser" / "chat.png"
 QUESTION = "What comes after Thursday?"
 
@@ -29,19 +23,13 @@ QUESTION = "What comes after Thursday?"
 @pytest.fixture
 def page(served: Served) -> Iterator["Page"]:
     """A new browser on the chat page. At the end of the test it has sent no request to another host."""
-    if not CHROMIUM:
-        missing("chromium")
+    here = f"127.0.0.1:{served.variables['WEBUI_PORT']}"
     asked: set[str] = set()
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1280, "height": 800}, locale="en-GB")
-        page.set_default_timeout(120_000)
-        page.on("request", lambda request: asked.add(urlsplit(request.url).netloc))
-        page.on("websocket", lambda socket: asked.add(urlsplit(socket.url).netloc))
-        page.goto(f"http://127.0.0.1:{served.variables['WEBUI_PORT']}")
+    with browser(asked) as new_page:
+        page = new_page()
+        page.goto(f"http://{here}")
         yield page
-        browser.close()
-    assert asked - {""} == {f"127.0.0.1:{served.variables['WEBUI_PORT']}"}
+    assert {urlsplit(address).netloc for address in asked} - {""} == {here}
 
 
 def sign_in(page: "Page", served: Served, password: str) -> None:

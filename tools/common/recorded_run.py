@@ -25,6 +25,18 @@ def load_run(commit: repository.Commit) -> Run:
 
     Args:
         commit: hash of a commit that records a run, from `repository.recorded` or `repository.run_commits`.
+    """
+    seconds, _, subject = repository.git("show", "-s", "--format=%ct %s", commit).strip().partition(" ")
+    date = datetime.fromtimestamp(int(seconds), UTC).isoformat()
+    return describe_run(repository.read_files(commit), {"hash": commit, "date": date, "subject": subject})
+
+
+def describe_run(files: dict[str, bytes], commit: dict[str, str]) -> Run:
+    """Read what the files of a commit, or of the workspace, say of their run.
+
+    Args:
+        files: their content by path.
+        commit: hash, date and subject.
 
     Returns:
         commit: hash, date and subject.
@@ -38,8 +50,6 @@ def load_run(commit: repository.Commit) -> Run:
         gates: the verdicts.
         differs: paths in the commit that are not what its dvc.lock says; none where a run is committed as it was.
     """
-    files = repository.read_files(commit)
-    seconds, _, subject = repository.git("show", "-s", "--format=%ct %s", commit).strip().partition(" ")
     stages = {name: _stage(stage) for name, stage in _parsed(files, "dvc.lock").items()}
     # Only metrics that dvc.lock has the hash of: no run measured what lies beside them.
     hashed = {out["path"] for stage in stages.values() for out in stage["outs"]} & files.keys()
@@ -49,7 +59,7 @@ def load_run(commit: repository.Commit) -> Run:
     tracked = _tracked(files)
     listed: list[dict[str, Any]] = lineage.get("files", [])  # older runs list none
     run = {
-        "commit": {"hash": commit, "date": datetime.fromtimestamp(int(seconds), UTC).isoformat(), "subject": subject},
+        "commit": commit,
         "stages": stages,
         "base": lineage.get("base", {}),
         "rows": lineage.get("rows", {}),

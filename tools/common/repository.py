@@ -10,6 +10,7 @@ import io
 import re
 import subprocess
 import tarfile
+from pathlib import Path
 from typing import NewType
 
 import click
@@ -125,6 +126,12 @@ def read_files(commit: Commit) -> dict[str, bytes]:
     with tarfile.open(fileobj=io.BytesIO(_run("archive", "--format=tar", commit))) as archive:
         files = ((one.name, archive.extractfile(one)) for one in archive if one.isfile())
         return {name: file.read() for name, file in files if file}
+
+
+def workspace_files() -> dict[str, bytes]:
+    """Read every file of the workspace that git has or would add, by path."""
+    listed = git("ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
+    return {name: Path(name).read_bytes() for name in listed if name and Path(name).is_file()}
 
 
 def _run(*arguments: str) -> bytes:

@@ -1,0 +1,1 @@
+"""Write a page that shows a run, and an index of all runs."""
