@@ -48,11 +48,9 @@ def peak_bytes(model: Any, arguments: trl.SFTConfig, batch: dict[str, Any]) -> t
     if arguments.use_cpu and not arguments.label_smoothing_factor:
         batch = batch | labelled_places(batch["labels"])  # what depends on data is found here
     with FakeTensorMode():
-        known = {id(weight): _fake(weight) for weight in weights}
-        shapes = list(known.values())  # deepcopy adds to `known`
-        outline = copy.deepcopy(model, known)  # of these tensors there is no copy
+        outline, shapes = without_data(model)
         _bind(outline, arguments)
-        inputs = {name: _fake(value) for name, value in batch.items() if isinstance(value, torch.Tensor)}
+        inputs = {name: shaped(value) for name, value in batch.items() if isinstance(value, torch.Tensor)}
         live = LiveBytes([*shapes, *inputs.values()])
         autocast = torch.autocast("cpu", torch.bfloat16) if arguments.bf16 else nullcontext()
         with live, autocast:
@@ -73,6 +71,25 @@ def largest_batch(sampler: GroupedByLength, arguments: trl.SFTConfig) -> list[in
     order = list(sampler)
     groups = [order[start : start + size] for start in range(0, len(order), size)]
     return max(groups, key=lambda places: len(places) * max(lengths[place] for place in places))
+
+
+def without_data(model: Any) -> tuple[Any, list[torch.Tensor]]:
+    """Copy a model without the data of its weights. Needs FakeTensorMode.
+
+    Returns:
+        The copy, and its weights and buffers.
+    """
+    known = {id(weight): shaped(weight) for weight in [*model.parameters(), *model.buffers()]}
+    shapes = list(known.values())  # deepcopy adds to `known`
+    return copy.deepcopy(model, known), shapes  # of these tensors there is no copy
+
+
+def shaped(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor, or a weight, of the same shape and dtype, without data. Needs FakeTensorMode."""
+    found = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+    if isinstance(tensor, torch.nn.Parameter):
+        return torch.nn.Parameter(found, requires_grad=tensor.requires_grad)
+    return found
 
 
 class LiveBytes(TorchDispatchMode):
@@ -130,11 +147,3 @@ def _bind(outline: Any, arguments: trl.SFTConfig) -> None:
         add_fused_lm_head(base, outputs=("log_probs", "entropy", "is_top1"))
     if arguments.gradient_checkpointing:
         base.gradient_checkpointing_enable(arguments.gradient_checkpointing_kwargs)
-
-
-def _fake(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor, or a weight, of the same shape and dtype, without data. Needs FakeTensorMode."""
-    found = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
-    if isinstance(tensor, torch.nn.Parameter):
-        return torch.nn.Parameter(found, requires_grad=tensor.requires_grad)
-    return found
