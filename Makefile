@@ -47,8 +47,10 @@ install: $(VENV)/.pipeline ## make .venv with the locked environment
 plan: $(VENV)/.pipeline ## print what `repro` would run, and its time, memory, disk and download; what does not fit (JSON=1: as JSON)
 	@RUNTIME=local docker/run --no-log python -m tools.plan $(call switch,JSON)
 
+# Where the environment is broken, Python alone will do.
 doctor: ## check this machine and checkout, with the command that mends each fault (JSON=1: as JSON)
-	@python3 -m tools.doctor $(call switch,JSON)
+	@if $(BIN)/python -c 'import click' 2> /dev/null; then exec $(BIN)/python -m tools.doctor $(call switch,JSON); fi; \
+		exec python3 -m tools.doctor.plain $(call switch,JSON)
 
 repro: $(VENV)/.pipeline ## build the model: run every stage whose inputs changed
 	@begin=$$(date +%s); PATH="$(BIN):$$PATH" dvc repro; $(BIN)/python -m tools.summary --since "$$begin" --code "$$?"

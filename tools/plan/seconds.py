@@ -1,7 +1,7 @@
 """Seconds: how long each stage takes: as long as the last time with the same settings, else by its passes.
 
 docker/run keeps the time of each stage in logs/RUN/STAGE/runtime.json, and beside it the params.yaml that it ran
-with. A run counts for a stage if its params and those of all stages before it are the same, and the raw rows are older.
+with. A run counts for a stage if its params, and those of all stages before it, are the same and the raw rows older.
 """
 
 import json
