@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from stages.common import files
+from tools.plan import probe
 from tools.plan.report import describe
 from tools.plan.stale import find_actions
 from tools.preflight import load_sections
@@ -23,9 +24,10 @@ def main(as_json: bool, measure: bool) -> None:
     sections = load_sections(params)
     actions = find_actions()
 
-    from tools.plan.collect import collect  # after what is quick and may fail
+    imports = probe.import_libraries()
+    from tools.plan.collect import collect  # which imports them, too
 
-    plan = collect(params, sections, actions, measure)
+    plan = collect(params, sections, actions, imports, measure)
     click.echo(files.dump_json(plan) if as_json else "\n".join(describe(plan)), nl=not as_json)
 
 

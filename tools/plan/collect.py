@@ -32,19 +32,21 @@ class Facts:
     about: dict[str, Any] = field(default_factory=dict)
 
 
-def collect(params: Path, sections: dict[str, Any], actions: dict[str, Action], measure: bool) -> dict[str, Any]:
+def collect(
+    params: Path, sections: dict[str, Any], actions: dict[str, Action], imports: float, measure: bool
+) -> dict[str, Any]:
     """Collect what each stage will do and need.
 
     Args:
         params: the params file.
         sections: its sections.
         actions: what happens to each stage.
+        imports: seconds that the libraries of train take to import.
         measure: whether to measure all times, and use no earlier run.
 
     Raises:
         click.ClickException: rows or settings are wrong; what only the network knows gives a warning instead.
     """
-    imports = probe.import_libraries()
     hardware = device.choose()
     machine = read_machine(hardware)
     facts = Facts()
@@ -109,7 +111,7 @@ def fill(
         facts.times[name] = seconds.Time(estimated[name.partition("@")[0]], "measured now")
     if machine.load > BUSY * machine.cores:
         facts.warnings.append(
-            f"this machine is busy (load {machine.load:.1f} on {machine.cores} cores), and so are the times"
+            f"this machine is busy (load {machine.load:.1f} on {machine.cores} cores): it takes longer than that"
         )
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -228,8 +229,6 @@ def measure(model: Model, lengths: Lengths, training: Training, sections: dict[s
 
 def pretraining_seconds(sections: dict[str, Any], base: Base) -> float:
     """Measure some steps of the built-in model's training, and return the seconds of all; 0 for another model."""
-    import time
-
     import transformers
 
     config = sections["base"]
@@ -238,13 +237,10 @@ def pretraining_seconds(sections: dict[str, Any], base: Base) -> float:
     from stages.base.tiny_model import pretrain
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(base.folder)
-    taken_by = []
-    for steps in (2, 10):
-        begin = time.perf_counter()
-        with base_model.quiet():
-            pretrain(config.tiny.model_copy(update={"steps": steps}), tokenizer)
-        taken_by.append(time.perf_counter() - begin)
-    return (taken_by[1] - taken_by[0]) / 8 * config.tiny.steps
+    few, more = (config.tiny.model_copy(update={"steps": steps}) for steps in (2, 12))
+    with base_model.quiet():
+        found = [probe.seconds_of(partial(pretrain, params, tokenizer)) for params in (few, more)]
+    return max(0.0, found[1] - found[0]) / (more.steps - few.steps) * config.tiny.steps
 
 
 def written(model: Model, lengths: Lengths, training: Training, sections: dict[str, Any]) -> dict[str, Any]:

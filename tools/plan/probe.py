@@ -1,7 +1,8 @@
 """Probe: how fast this machine imports the libraries and runs the model, measured in some seconds.
 
 Passes are measured on the model's own shapes with random weights, on few layers and rows where it has many. The
-fastest of some counts, as a machine may be busy.
+fastest of some counts. On a CPU it counts by the time of the processor, if that is less: other programs that run now
+do not slow down the stages of later.
 """
 
 import copy
@@ -36,13 +37,22 @@ class Speed(NamedTuple):
 
 def import_libraries() -> float:
     """Import what train imports, and return the seconds that it takes."""
-    begin = time.perf_counter()
-    import peft  # noqa: F401
-    import torch  # noqa: F401
-    import transformers  # noqa: F401
-    import trl  # noqa: F401
 
-    return time.perf_counter() - begin
+    def run() -> None:
+        import peft  # noqa: F401
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+        import trl  # noqa: F401
+
+    return seconds_of(run)
+
+
+def seconds_of(run: Callable[[], None], on_gpu: bool = False) -> float:
+    """Measure how long a function takes on a machine that does nothing else."""
+    begin, worked = time.perf_counter(), time.process_time()
+    run()
+    passed, worked = time.perf_counter() - begin, time.process_time() - worked
+    return passed if on_gpu else min(passed, worked)
 
 
 def measure_speed(
@@ -67,7 +77,7 @@ def measure_speed(
         make_trained: adds what is trained to a model.
         device: where it computes, and in which dtype.
     """
-    layers = config.num_hidden_layers
+    layers, on_gpu = config.num_hidden_layers, device.name == "cuda"
     depths = [layers] if layers <= 2 * LAYERS and cost(config, train, layers) <= FLOPS else [1, LAYERS]
     found: list[Speed] = []
     for depth in depths:
@@ -78,12 +88,12 @@ def measure_speed(
                 setattr(shallow, key, getattr(shallow, key)[:depth])
         model = random_model(shallow, attention, device)
         plain = [
-            scaled(shallow, val, depth, partial(forward_pass, model)),
-            scaled(shallow, (1, row), depth, partial(forward_pass, model)),
-            scaled(shallow, answers, depth, partial(token_pass, model)),
+            scaled(shallow, val, depth, on_gpu, partial(forward_pass, model)),
+            scaled(shallow, (1, row), depth, on_gpu, partial(forward_pass, model)),
+            scaled(shallow, answers, depth, on_gpu, partial(token_pass, model)),
         ]
         # Last, as it changes the model.
-        step = scaled(shallow, train, depth, partial(step_pass, make_trained(model)))
+        step = scaled(shallow, train, depth, on_gpu, partial(step_pass, make_trained(model)))
         found.append(Speed(step, *plain))
         del model
         gc.collect()
@@ -102,7 +112,7 @@ def cost(config: Any, batch: tuple[int, int], layers: int) -> float:
 
 
 def scaled(
-    config: Any, batch: tuple[int, int], layers: int, prepare: Callable[[int, int], Callable[[], None]]
+    config: Any, batch: tuple[int, int], layers: int, on_gpu: bool, prepare: Callable[[int, int], Callable[[], None]]
 ) -> float:
     """Measure a pass on as many rows as are fast enough, and scale it to all of them."""
     rows, width = batch
@@ -110,12 +120,8 @@ def scaled(
     most = max(1, min(width, int(FLOPS / cost(config, (1, 1), layers)))) if fitting == 1 else width
     run = prepare(fitting, most)
     run()  # warms up
-    times = []
-    for _ in range(REPEATS):
-        begin = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - begin)
-    return min(times) * rows / fitting * width / most
+    best = min(seconds_of(run, on_gpu) for _ in range(REPEATS))
+    return best * rows / fitting * width / most
 
 
 def random_model(config: Any, attention: str, device: Device) -> Any:

@@ -43,7 +43,7 @@ def describe(plan: dict[str, Any]) -> Iterator[str]:
     if batch:
         largest = batch["largest"] or "none"
         yield (
-            f"batch     {batch['device_batch_size']} rows on a device at once; of {batch['rows_per_step']} in a step, "
+            f"batch     {batch['device_batch_size']} rows at once on a device; of {batch['rows_per_step']} in a step "
             f"{largest} fit"
         )
     for warning in plan["warnings"]:

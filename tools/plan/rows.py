@@ -67,9 +67,9 @@ def count_raw(config: PreprocessParams, chat_tokenizer: ChatTokenizer | None, ra
     spent = 0.0
     for source in sources:
         count = count_rows(source, config.rows)
-        begin = time.monotonic()
+        begin = time.process_time()
         found = list(islice(prepared(source, config, chat_tokenizer), SAMPLE))
-        spent += time.monotonic() - begin
+        spent += time.process_time() - begin
         read += len(found)
         kept = [(size, loss) for size, loss in found if size]
         in_loss += sum(loss for _, loss in kept)
