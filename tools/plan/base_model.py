@@ -97,11 +97,12 @@ def from_hub(params: Path, config: BaseParams, folder: Path, own: str) -> Base:
     size: int | None = None
     try:
         found = huggingface_hub.HfApi().model_info(name, revision=revision, files_metadata=True, timeout=WAIT)
-        sizes = {one.rfilename: one.size or 0 for one in found.siblings or []}
+        sizes = {one.rfilename: one.size for one in found.siblings or []}
         wanted = [one for one in sizes if one in small or one.endswith(".safetensors")]
         huggingface_hub.hf_hub_download(name, "config.json", revision=revision)
         here = [one for one in wanted if isinstance(cached(name, one, revision), str)]
-        size = sum(sizes[one] for one in wanted if one not in here)
+        missing = [sizes[one] for one in wanted if one not in here]
+        size = sum(one for one in missing if one) if None not in missing else None
     except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError):
         pass  # the cache may have it
     kept = cached(name, "config.json", revision)

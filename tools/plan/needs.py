@@ -79,7 +79,7 @@ def find_lengths(sections: dict[str, Any], action: Action, base: Base | None, ra
     """Read the tokens of the rows: of the prepared ones where they are up to date."""
     config = sections["preprocess"]
     if action.does == CACHED:
-        return rows.count_prepared(config, Path("data/prepared"), raw)
+        return rows.count_prepared(Path("data/prepared"))
     return rows.count_raw(config, base_model.load_chat(base) if base else None, raw)
 
 
@@ -151,7 +151,9 @@ def make_training(
 
     train = sections["train"]
     machine = train.machine.model_copy(update={"report_to": []})
-    lora, arguments = make_configs(params, train.model_copy(update={"machine": machine}), hardware)
+    # Also for `full`, as an adapter may fit where that does not.
+    as_lora = train.model_copy(update={"machine": machine, "method": "lora"})
+    lora, arguments = make_configs(params, as_lora, hardware)
     return Training(
         model.config, train, lora, arguments, lengths.train or [1], lengths.in_loss, model.stored, hardware
     )

@@ -41,7 +41,7 @@ class Lengths(NamedTuple):
     bytes: int
 
 
-def count_prepared(config: PreprocessParams, folder: Path, raw: Path) -> Lengths:
+def count_prepared(folder: Path) -> Lengths:
     """Read the lengths of the rows in data/prepared."""
     from stages.train.data import count_in_loss, row_lengths
 
