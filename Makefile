@@ -37,12 +37,20 @@ override export VENV := $(abspath $(VENV))
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro try stop tensorboard gate gates serve status logs smoke lineage card report-page trace show-tokens images runtime verify test test-fast bench bench-families bench-gpu bench-serve lint docs new update data import recipe audit lock
+.PHONY: help install plan doctor repro try stop tensorboard gate gates serve status logs smoke lineage card report-page trace show-tokens images runtime verify test test-fast bench bench-families bench-gpu bench-serve lint docs new update data import recipe audit lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
 
 install: $(VENV)/.pipeline ## make .venv with the locked environment
+
+plan: $(VENV)/.pipeline ## print what `repro` would run, and its time, memory, disk and download; what does not fit (JSON=1: as JSON)
+	@RUNTIME=local docker/run --no-log python -m tools.plan $(call switch,JSON)
+
+# Where the environment is broken, Python alone will do.
+doctor: ## check this machine and checkout, with the command that mends each fault (JSON=1: as JSON)
+	@if $(BIN)/python -c 'import click' 2> /dev/null; then exec $(BIN)/python -m tools.doctor $(call switch,JSON); fi; \
+		exec python3 -m tools.doctor.plain $(call switch,JSON)
 
 repro: $(VENV)/.pipeline ## build the model: run every stage whose inputs changed
 	@begin=$$(date +%s); PATH="$(BIN):$$PATH" dvc repro; $(BIN)/python -m tools.summary --since "$$begin" --code "$$?"
@@ -124,6 +132,7 @@ bench: $(VENV)/.pipeline ## time the stages against the least that their work ca
 	@docker/run --no-log python -m tools.bench.awq
 	@docker/run --no-log python -m tools.bench.eval
 	@docker/run --no-log python -m tools.bench.imports
+	@docker/run --no-log python -m tools.bench.plan
 
 bench-families: $(VENV)/.pipeline ## compare real tokenizers and chat templates with transformers (LOCKSTEP_ROWS=folder)
 	@docker/run --no-log python -m tools.bench.families

@@ -9,7 +9,7 @@ import torch
 from stages.common import tokens
 from stages.common.device import Device
 from stages.train.data import count_in_loss, row_lengths
-from stages.train.memory import peak_bytes
+from stages.train.memory import largest_batch, peak_bytes
 from stages.train.params import TrainParams
 from stages.train.trainer import Trainer
 
@@ -48,7 +48,9 @@ def describe_memory(trainer: Trainer, device: Device) -> str:
     What cannot be computed without data, such as a kernel of another package, is no reason to end a training.
     """
     try:
-        weights, step = peak_bytes(trainer)
+        places = largest_batch(trainer.sampler, trainer.args)
+        batch = trainer.data_collator([trainer.train_dataset[place] for place in places])
+        weights, step = peak_bytes(trainer.model, trainer.args, batch)
     except Exception as error:
         return f"unknown ({type(error).__name__}: {next(iter(str(error).splitlines()), '')})"
     parts = [

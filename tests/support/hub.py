@@ -77,7 +77,7 @@ class Answer(BaseHTTPRequestHandler):
                 return json.dumps(listing(folder)).encode()
             if path == f"{api}/{name}/revision/{COMMIT}":
                 card = {"license": self.server.licences[name]} if name in self.server.licences else None
-                siblings = [{"rfilename": file["path"]} for file in listing(folder)]
+                siblings = [{"rfilename": file["path"], "size": file["size"]} for file in listing(folder)]
                 return json.dumps({"id": name, "sha": COMMIT, "cardData": card, "siblings": siblings}).encode()
             file = folder / path.removeprefix(f"{files}/{name}/resolve/{COMMIT}/")
             if path.startswith(f"{files}/{name}/resolve/{COMMIT}/") and file.is_file():

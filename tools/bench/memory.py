@@ -48,12 +48,14 @@ def measure(folder: Path, rows: int, sft: dict[str, Any], fixed: dict[str, Any])
     """Train two steps, and format their peak memory and the estimate."""
     import torch
 
-    from stages.train.memory import peak_bytes
+    from stages.train.memory import largest_batch, peak_bytes
 
     before = peak()
     batch = 1 if sft.get("packing") else rows
     trainer = bench_trainer(folder, batch, sft | {"max_steps": 2}, **fixed)
-    estimated = sum(peak_bytes(trainer))
+    places = largest_batch(trainer.sampler, trainer.args)
+    largest = [trainer.train_dataset[place] for place in places]
+    estimated = sum(peak_bytes(trainer.model, trainer.args, trainer.data_collator(largest)))
     trainer.train()
     taken = torch.cuda.max_memory_allocated() if device.choose().name == "cuda" else peak() - before
     return f"{taken / 1e6:6.0f} MB; estimated {estimated / 1e6:5.0f} MB, {estimated / taken:.2f} of it"

@@ -1,0 +1,1 @@
+"""What `make repro` would do and need, told before it starts."""
