@@ -22,7 +22,6 @@ from tools.common import repository
 from tools.common.project import DEFAULTS, PARAMS, PROJECT, README, REMOTE, ROWS, RUN, SETTINGS
 from tools.recipe.overlays import read_document, replace_lines
 
-BRANCH = "main"
 PLAIN = re.compile(r"[\w./+,@=~^!-]+")  # what the Makefile allows in the path of a checkout
 
 
@@ -146,9 +145,9 @@ def clone(project: Path, commit: repository.Commit, address: str) -> None:
         str(here),
         str(project),
     )
-    run(project, "git", "checkout", "--quiet", "--no-track", "-B", BRANCH, commit, "--")
+    run(project, "git", "checkout", "--quiet", "--no-track", "-B", "main", commit, "--")
     for branch in run(project, "git", "branch", "--format=%(refname:short)").split():
-        if branch != BRANCH and not branch.startswith("("):
+        if branch != "main" and not branch.startswith("("):
             run(project, "git", "branch", "--quiet", "-D", "--", branch)
     run(project, "git", "remote", "set-url", "--", REMOTE, address)
 
