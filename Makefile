@@ -37,7 +37,7 @@ override export VENV := $(abspath $(VENV))
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro try stop tensorboard gate serve status logs smoke lineage card trace show-tokens images runtime verify test test-fast bench bench-families bench-gpu bench-serve lint docs data import recipe audit lock
+.PHONY: help install repro try stop tensorboard gate serve status logs smoke lineage card trace show-tokens images runtime verify test test-fast bench bench-families bench-gpu bench-serve lint docs data import recipe convert audit lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -144,6 +144,9 @@ import: $(VENV)/.pipeline ## import rows into data/raw (SOURCE=file, address or 
 
 recipe: $(VENV)/.pipeline ## write the settings for a model into params.yaml (NAME=qwen2.5-0.5b, REVISION=commit); alone: list
 	@$(BIN)/python -m tools.recipe $(call given,REVISION) -- $(call plain,NAME)
+
+convert: $(VENV)/.pipeline ## print the settings of axolotl, LLaMA-Factory or unsloth as a recipe (FILE=theirs, WRITE=name, GPUS=number, DATASETS=dataset_info.json)
+	@$(BIN)/python -m tools.convert $(call given,WRITE GPUS DATASETS) -- $(call plain,FILE)
 
 audit: $(VENV)/.dev ## look up the locked packages in the database of known vulnerabilities (needs the network)
 	@$(BIN)/python -m tools.audit --refresh
