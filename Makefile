@@ -37,7 +37,7 @@ override export VENV := $(abspath $(VENV))
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro try stop tensorboard gate serve status logs smoke lineage card trace show-tokens images runtime verify test test-fast bench bench-families bench-gpu bench-serve lint docs data import recipe convert audit lock
+.PHONY: help install repro try stop tensorboard gate serve status logs smoke lineage card trace show-tokens images runtime verify test test-fast bench bench-families bench-gpu bench-serve lint docs docs-site data import recipe convert audit lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -136,6 +136,9 @@ lint: $(VENV)/.dev ## check style, types, that docs and dvc.yaml match the code,
 docs: $(VENV)/.dev ## write the generated parts of README.md, docs/ and dvc.yaml
 	@$(BIN)/python -m tools.docs
 
+docs-site: $(VENV)/.pipeline .serve/site/.made ## build the pages as a site with search in .scratch/site, which needs no network
+	@$(BIN)/python -m tools.docs_site
+
 data: $(VENV)/.pipeline ## write the default rows in data/raw
 	@$(BIN)/python -m tools.generate
 
@@ -156,6 +159,7 @@ lock: $(VENV)/.uv ## resolve the environments again into requirements/
 	@$(COMPILE) --group dev -c requirements/pipeline.txt -o requirements/dev.txt
 	@$(COMPILE) --group serve --override requirements/serve-overrides.txt -o requirements/serve.txt
 	@$(COMPILE) --group webui --override requirements/webui-overrides.txt -o requirements/webui.txt
+	@$(COMPILE) --group site -o requirements/site.txt
 
 # Resolved without any local wheel folder, so that torch is 2.13.0 and never 2.13.0+cpu.
 COMPILE := env -u UV_FIND_LINKS -u PIP_FIND_LINKS $(BIN)/uv pip compile --quiet --upgrade --universal \
@@ -196,4 +200,10 @@ $(VENV)/.dev: $(VENV)/.pipeline requirements/dev.txt
 	@echo "installing requirements/webui.txt into .serve/webui: 1.2 GB"
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .serve/webui
 	@$(UV_PIP) .serve/webui/bin/python -c requirements/webui.txt --override requirements/webui-overrides.txt --group webui
+	@touch $@
+
+.serve/site/.made: requirements/site.txt | $(VENV)/.uv
+	@echo "installing requirements/site.txt into .serve/site: 110 MB"
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .serve/site
+	@$(UV_PIP) .serve/site/bin/python -c requirements/site.txt --group site
 	@touch $@

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from stages.common.params import read_yaml
-from tools.docs import agents, pictures, tables
+from tools.docs import agents, metric_words, pictures, tables
 from tools.docs.code_deps import fill_code_deps
 from tools.docs.public_rows import public_rows_table
 
@@ -47,6 +47,7 @@ def generated() -> Iterator[tuple[str, str]]:
     """Yield name and text of every generated part of a page, apart from the table of public rows."""
     stages = read_yaml(Path("dvc.yaml"))["stages"]
     yield "stages", tables.stage_table(stages)
+    yield "metrics", metric_words.metrics_table(Path("metrics"))
     yield "results", tables.result_table(Path("metrics"))
     yield "params", tables.params_table(Path("params.yaml"))
     yield "formats", tables.formats_blocks()

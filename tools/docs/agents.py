@@ -3,24 +3,18 @@
 import re
 from pathlib import Path
 
-PAGES = (
-    *(
-        "architecture",
-        "running",
-        "params",
-        "base",
-        "chat-templates",
-        "data",
-        "preprocess",
-        "train",
-        "merge",
-        "awq",
-        "eval",
-        "compare",
+# The pages by group, in the order of the pipeline: README.md, AGENTS.md, llms.txt and the site list them so.
+GROUPS = {
+    "Start": ("recipes", "coming-from", "running", "params"),
+    "Stages": (
+        *("base", "chat-templates", "data", "preprocess", "train", "merge", "awq", "eval", "compare", "report"),
+        "metrics",
     ),
-    *("report", "serve", "containers", "determinism", "import", "recipes", "lineage"),
-    *("contributing", "debugging", "naming", "glossary"),
-)
+    "Around the stages": ("import", "serve", "containers", "determinism", "lineage"),
+    "When something is wrong": ("troubleshooting", "faq", "debugging"),
+    "Change it": ("architecture", "contributing", "naming", "glossary"),
+}
+PAGES = tuple(name for names in GROUPS.values() for name in names)
 
 
 def agents() -> str:
