@@ -46,6 +46,7 @@ def test_dots_stand_for_what_varies(shown: list[str], lines: list[str], same: bo
     assert agrees(shown, lines) is same
 
 
+@pytest.mark.slow
 def test_only_marked_blocks_are_read(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
