@@ -1,11 +1,11 @@
-"""What the pages say that commands print, against what they print (tests/support/console.py)."""
+"""What the pages say that commands print, against what they print (tests/support/page_commands.py)."""
 
 import subprocess
 from pathlib import Path
 
 import pytest
-from console import Command, agrees, commands, printed
 from needs import missing
+from page_commands import Command, agrees, commands, printed
 
 ROOT = Path(__file__).parents[2]
 CHECKED = [command for page in sorted((ROOT / "docs").glob("*.md")) for command in commands(page)]

@@ -23,7 +23,7 @@ def texts(path: Path) -> list[str]:
         return text.splitlines()
     parts = [node for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     joined = [
-        "".join(one.value if isinstance(one, ast.Constant) else "…" for one in node.values)
+        "".join(str(one.value) if isinstance(one, ast.Constant) else "…" for one in node.values)
         for node in nodes
         if isinstance(node, ast.JoinedStr)
     ]

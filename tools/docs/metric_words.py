@@ -28,7 +28,7 @@ WORDS: dict[str, dict[str, str]] = {
         "supervised_share": "share of the kept tokens that is in the loss",
         "turns": "answers in the loss",
         "turns_not_as_served": "earlier answers out of the loss: a server would render their prompt in another way",
-        "turns_without_their_stop": "answers in the loss without their last token: the template ends them in another way",
+        "turns_without_their_stop": "answers in the loss without their last token: the template ends them otherwise",
         "findings.*": "rows with what looks like a key, a mail address and so on, by kind",
         "details.*": "the most frequent causes of a drop reason, with the number of rows",
         "examples.*": "ids of the first rows with a drop reason or a finding",

@@ -44,7 +44,8 @@ def main(out: Path, zensical: Path) -> None:
     command = [str(zensical.absolute()), "build", "--clean", "--strict", "--config-file", config.name]
     done = subprocess.run(command, cwd=out, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise click.ClickException(f"{zensical}: {(done.stdout + done.stderr).strip()}")
+        problems = (done.stdout + done.stderr).partition("Traceback")[0].removeprefix("Build started\n").strip()
+        raise click.ClickException(f"docs/ cannot be built; correct the pages (index.md is README.md):\n{problems}")
 
     # Outputs
     html = out / "html"

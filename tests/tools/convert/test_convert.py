@@ -263,7 +263,7 @@ def test_without_dataset_info_the_names_of_the_rows_are_left(tmp_path: Path) -> 
     assert found.left["dataset"].startswith("other meaning: names entries of dataset_info.json")
 
 
-def test_unsloth_means_the_same_in_its_three_forms(tmp_path: Path) -> None:
+def test_unsloth_means_the_same_as_yaml_notebook_and_command_line(tmp_path: Path) -> None:
     ours, found, off = convert(tmp_path, "studio.yaml")
     assert ours["base.id"] == "ours/model-1b"
     assert found.left["model (4 bits)"].startswith("other meaning: merge needs the weights in 16 bits")
