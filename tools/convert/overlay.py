@@ -60,6 +60,8 @@ def write_overlay(theirs: Theirs, found: Found, off: list[str], recipes: dict[st
         lines += [
             "# base.revision is not set: `make recipe NAME=... REVISION=...` takes the model's full commit hash."
         ]
+    if ("base", "folder") in found.ours:
+        lines += ["# base.revision is not set: the stage base prints the hash of the folder's files."]
     lines += _sections({key: line for key, line in found.ours.items() if key not in same}, defaults)
     taken = recipes[like]
     first = min(section.start for key, section in taken.sections.items() if key[0] in OWN)

@@ -376,9 +376,10 @@ def test_the_recipe_is_valid_for_every_stage(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.slow
 def test_what_the_libraries_do_not_have_is_named(tmp_path: Path) -> None:
-    text = "base_model: x/y\nadapter: lora\noptimizer: came_pytorch\nlr_scheduler: rex\nlearning_rate: 1e-4\n"
+    text = "base_model: ./y\nadapter: lora\noptimizer: came_pytorch\nlr_scheduler: rex\nlearning_rate: 1e-4\n"
     (tmp_path / "rex.yml").write_text(text, encoding="utf-8")
     printed = succeed_in(ROOT, tool.main, tmp_path / "rex.yml")
+    assert "# base.revision is not set: the stage base prints the hash of the folder's files." in printed
     assert "# - optimizer: unsupported: came_pytorch; train.sft.optim stays as it is" in printed
     assert "# - lr_scheduler: unsupported: rex; train.sft.lr_scheduler_type stays as it is" in printed
     text = text.replace("came_pytorch", "adamw_torch").replace("rex", "linear").replace("1e-4", "fast")
