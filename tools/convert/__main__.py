@@ -16,7 +16,7 @@ import click
 
 from stages.common import files
 from tools.convert import axolotl, llama_factory, overlay, unsloth
-from tools.convert.settings import Found, Theirs, leave_rest, read_settings
+from tools.convert.settings import Found, Theirs, leave_rest, read_settings, require_shapes
 from tools.recipe.overlays import read_document
 
 
@@ -37,6 +37,7 @@ def main(file: Path | None, write: str | None, gpus: int, datasets: Path | None,
 
     # Work
     theirs, module = recognise(file, given, gpus)
+    require_shapes(theirs)
     found = Found({}, {}, set(), [])
     if module is llama_factory:
         llama_factory.convert(theirs, found, datasets)

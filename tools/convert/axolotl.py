@@ -220,7 +220,7 @@ def _schedule(theirs: Theirs, found: Found) -> None:
     if best:
         carry(theirs, found, best, "train.keep", "best")
     often, steps, epochs = (theirs.value(key) for key in ("evals_per_epoch", "eval_steps", "num_epochs"))
-    if often and often != 1 and not theirs.value("max_steps"):
+    if often and often != 1 and epochs and not theirs.value("max_steps"):
         carry(theirs, found, "evals_per_epoch", "train.sft.eval_strategy", "steps")
         share = round(1 / (often * epochs), 6)
         carry(theirs, found, ("evals_per_epoch", "num_epochs"), "train.sft.eval_steps", share, "share of all steps")

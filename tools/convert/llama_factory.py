@@ -92,7 +92,7 @@ REASONS = {
     "adapter_name_or_path": "other meaning: put the adapter into data/start, and name it in train.resume_from",
     "create_new_adapter": "unsupported: merge the first adapter, and name the result in base.folder",
     "quantization_device_map": "not needed: one GPU holds the model",
-    "*_hub_token": "not needed here: set HF_TOKEN in the environment, never in a file of settings",
+    "*_hub_token": "not needed: set HF_TOKEN in the environment, never in a file of settings",
     "push_to_hub": "not needed: `dvc push` shares models",
     "remove_unused_columns": "not needed: every column is accounted for",
     "disable_shuffling": "unsupported: rows are shuffled by train.seed",
@@ -248,9 +248,13 @@ def _rows(theirs: Theirs, found: Found, stage: str, path: Path | None) -> None:
     except ValueError as error:
         raise click.ClickException(f"{file}: not JSON: {error}") from None
     for name in wanted:
-        if not isinstance(listed.get(name), dict):
+        entry = listed.get(name) if isinstance(listed, dict) else None
+        if not isinstance(entry, dict):
             raise click.ClickException(f"{file}: {name}: no such entry, but {theirs.path} names it")
-        _dataset(theirs, found, name, listed[name], stage, file.parent)
+        for key in ("columns", "tags"):
+            if not isinstance(entry.get(key) or {}, dict):
+                raise click.ClickException(f"{file}: {name}: {key}: must be keys and values (got {entry[key]!r})")
+        _dataset(theirs, found, name, entry, stage, file.parent)
 
 
 def _dataset(theirs: Theirs, found: Found, name: str, entry: dict[str, Any], stage: str, folder: Path) -> None:
@@ -303,4 +307,5 @@ def _dataset(theirs: Theirs, found: Found, name: str, entry: dict[str, Any], sta
 
 def names(text: str | list[str]) -> list[str]:
     """Split names at commas."""
-    return [name.strip() for name in (text.split(",") if isinstance(text, str) else text) if name.strip()]
+    parts = text.split(",") if isinstance(text, str) else map(str, text)
+    return [name.strip() for name in parts if name.strip()]

@@ -49,7 +49,9 @@ def write_overlay(theirs: Theirs, found: Found, off: list[str], recipes: dict[st
         found.ours[REVISION] = (revision, f"recipe {like}; another: REVISION=...")
     if found.ours["train", "method"][0] == "full":
         for key in [key for key in found.ours if key[:2] == ("train", "lora")]:
-            found.left[found.ours.pop(key)[1].partition(" (")[0]] = "not needed: full fine-tuning has no adapter"
+            source = found.ours.pop(key)[1]
+            if theirs.tool not in source:  # as it is where only defaults decide
+                found.left[source] = "not needed: full fine-tuning has no adapter"
     # A switch that is off is the library's default, too.
     usual = {key: entry.value for key, entry in defaults.keys.items()}
     same = [key for key, (value, _) in found.ours.items() if usual.get(key, False) == value]

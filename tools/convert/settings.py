@@ -11,6 +11,25 @@ import click
 from stages.common.params import read_yaml
 from tools.recipe.overlays import Key
 
+WHOLE, NUMBER, TEXT, NAMES = (int,), (int, float), (str,), (str, list)
+# What keys of the three trainers hold whose values are computed with.
+SHAPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("micro_batch_size", "gradient_accumulation_steps", "batch_size", "sequence_len"), WHOLE),
+    **dict.fromkeys(("per_device_train_batch_size", "cutoff_len", "lora_rank", "max_seq_length", "max_steps"), WHOLE),
+    **dict.fromkeys(("val_set_size", "val_size", "evals_per_epoch", "num_epochs", "cosine_min_lr_ratio"), NUMBER),
+    **dict.fromkeys(("base_model", "model_name_or_path", "model", "adapter", "stage", "finetuning_type"), TEXT),
+    **dict.fromkeys(("training_type", "dataset_dir", "format_type"), TEXT),
+    **dict.fromkeys(("lora_target", "additional_target", "dataset", "target_modules"), NAMES),
+    **dict.fromkeys(("datasets", "local_dataset"), (list,)),
+    "special_tokens": (dict,),
+}
+SHAPE_NAMES: dict[tuple[type, ...], str] = {
+    WHOLE: "a whole number",
+    NUMBER: "a number",
+    TEXT: "text",
+    NAMES: "text or a list",
+    (list,): "a list",
+}
 OFF: tuple[Any, ...] = (None, False, "", [], {}, "none", "None")  # a key that is switched off asks for nothing
 
 
@@ -74,6 +93,23 @@ def read_settings(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict) or not document:
         raise click.ClickException(f"{path}: no settings; name a YAML file of keys and values, or a .sh file")
     return {str(key): value for key, value in document.items()}
+
+
+def require_shapes(theirs: Theirs) -> None:
+    """Fail when a key has a value of another kind than its trainer takes.
+
+    Raises:
+        click.ClickException: the first such key.
+    """
+    for key, kinds in SHAPES.items():
+        value = theirs.given.get(key)
+        if value is not None and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
+            name = theirs.names.get(key, key)
+            raise click.ClickException(
+                f"{theirs.path}: {name}: must be {SHAPE_NAMES.get(kinds, 'keys and values')} (got {value!r})"
+            )
+    if not all(isinstance(one, dict) for one in theirs.given.get("datasets") or []):
+        raise click.ClickException(f"{theirs.path}: datasets: each must be keys and values, such as path and type")
 
 
 def carry(

@@ -10,8 +10,8 @@ from stage_runs import fail_in, succeed_in
 
 from stages.common.params import read_yaml
 from tools.convert import __main__ as tool
-from tools.convert import llama_factory
-from tools.convert.overlay import text_of
+from tools.convert import axolotl, llama_factory, unsloth
+from tools.convert.overlay import KINDS, text_of
 from tools.convert.settings import Found, leave_rest, read_settings
 from tools.preflight import load_sections
 from tools.recipe import __main__ as recipe
@@ -297,9 +297,6 @@ def test_every_key_is_accounted_for(tmp_path: Path, name: str) -> None:
     named = " ".join([*(source for _, source in found.ours.values()), *found.left, *off])
     silent = {"stage", "data", "quantization_method", "train_on_completions", "dataset", "datasets", "local_dataset"}
     assert [key for key in keys - silent if key not in named] == []
-    assert {reason.partition(":")[0] for reason in found.left.values()} <= {
-        *("unsupported", "other meaning", "unknown", "not needed"),
-    }
 
 
 @pytest.mark.parametrize(
@@ -322,6 +319,8 @@ def test_every_key_is_accounted_for(tmp_path: Path, name: str) -> None:
             "c.yaml: not recognised; axolotl names the model base_model, LLaMA-Factory model_name_or_path, and "
             "unsloth model_name, or has the sections training and lora",
         ),
+        ("h.yml", "base_model: x\nsequence_len: 2k\n", "h.yml: sequence_len: must be a whole number (got '2k')"),
+        ("i.yaml", "r: 8\nmodel_name: [x]\n", "i.yaml: model_name: must be text (got ['x'])"),
         ("d.yaml", "- 1\n", "d.yaml: no settings; name a YAML file of keys and values, or a .sh file"),
         ("e.yaml", "a: [\n", "e.yaml:2: not YAML: expected the node content, but found '<stream end>'"),
         ("f.sh", "echo\n", "f.sh: no command line with options such as --learning_rate 0.0001"),
@@ -352,6 +351,11 @@ def test_a_recipe_is_never_replaced(tmp_path: Path) -> None:
 def test_a_value_reads_back(tmp_path: Path, value: Any) -> None:
     (tmp_path / "x.yaml").write_text(f"key: {text_of(value)}\n", encoding="utf-8")
     assert read_yaml(tmp_path / "x.yaml") == {"key": value}
+
+
+@pytest.mark.parametrize("module", [axolotl, llama_factory, unsloth])
+def test_every_reason_has_a_kind(module: Any) -> None:
+    assert {reason.partition(": ")[0] for reason in module.REASONS.values()} <= set(KINDS)
 
 
 @pytest.mark.slow
