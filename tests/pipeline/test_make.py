@@ -67,7 +67,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in sorted({"python", "docker", *re.findall(r"\$\(BIN\)/(\w+)", MAKEFILE)}):
         (binaries / name).write_text("\n".join(record) + "\n", encoding="utf-8")
         (binaries / name).chmod(0o755)
-    made = [".venv/.uv", ".venv/.pipeline", ".venv/.dev", ".serve/vllm/.made", ".serve/webui/.made"]
+    made = [
+        ".venv/.uv",
+        ".venv/.pipeline",
+        ".venv/.dev",
+        ".serve/vllm/.made",
+        ".serve/webui/.made",
+        ".serve/site/.made",
+    ]
     for name in [*made, *re.findall(r"requirements/[\w./-]+\.(?:txt|toml)", MAKEFILE)]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()

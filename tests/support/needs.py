@@ -29,6 +29,7 @@ NEEDS = {
     "registry": "no docker-registry, which .ci/engine installs; run `.ci/engine make test`",
     "npm": "npm reaches no registry, or is missing; run `apt install npm` with a network",
     "root": "not root; run `sudo make test`",
+    "site": "no environment in .serve/site; run `make .serve/site/.made`",
     "strace": "no strace; run `apt install strace`",
     "serving": "no environments in .serve; run `make .serve/vllm/.made .serve/webui/.made`",
 }

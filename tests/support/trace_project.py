@@ -37,8 +37,8 @@ stages:
     deps: [models/adapter, models/base]
     outs: [models/merged]
   awq:
-    cmd: cat data/prepared/calibration.arrow models/merged > models/awq
-    deps: [data/prepared/calibration.arrow, models/merged]
+    cmd: cat data/prepared/calibration.arrow models/adapter > models/awq
+    deps: [data/prepared/calibration.arrow, models/adapter]
     outs: [models/awq]
   eval:
     matrix:

@@ -14,7 +14,7 @@ import click
 
 from stages.common.params import read_yaml
 from tools.common.project import DEFAULTS, LOSS, SCORES, is_default
-from tools.docs import agents, pictures, tables
+from tools.docs import agents, metric_words, pictures, tables
 from tools.docs.code_deps import fill_code_deps
 from tools.docs.public_rows import public_rows_table
 
@@ -54,6 +54,7 @@ def generated() -> Iterator[tuple[str, str]]:
     """Yield name and text of every generated part of a page, apart from those that need a run or other files."""
     stages = read_yaml(Path("dvc.yaml"))["stages"]
     yield "stages", tables.stage_table(stages)
+    yield "metrics", metric_words.metrics_table(Path("metrics"))
     yield "summary", agents.SUMMARY
     yield "params", tables.params_table(DEFAULTS)
     yield "formats", tables.formats_blocks()

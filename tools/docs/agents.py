@@ -8,24 +8,18 @@ SUMMARY = """\
 Lockstep fine-tunes an open language model on your instruction data, quantises it, serves it behind a chat page, and
 can prove how it got there: one commit names every byte of data, base model, adapter, merged model, AWQ model and
 scores."""
-PAGES = (
-    *(
-        "architecture",
-        "running",
-        "params",
-        "base",
-        "chat-templates",
-        "data",
-        "preprocess",
-        "train",
-        "merge",
-        "awq",
-        "eval",
-        "compare",
+# The pages by group, in the order of the pipeline: README.md, AGENTS.md, llms.txt and the site list them so.
+GROUPS = {
+    "Start": ("new-project", "recipes", "coming-from", "plan", "doctor", "running", "params"),
+    "Stages": (
+        *("base", "chat-templates", "data", "preprocess", "train", "merge", "awq", "eval", "compare", "report"),
+        "metrics",
     ),
-    *("report", "report-page", "serve", "containers", "determinism", "new-project", "import", "recipes", "lineage"),
-    *("contributing", "debugging", "naming", "glossary"),
-)
+    "Around the stages": ("import", "report-page", "serve", "containers", "determinism", "lineage"),
+    "When something is wrong": ("troubleshooting", "faq", "debugging"),
+    "Change it": ("architecture", "contributing", "naming", "glossary"),
+}
+PAGES = tuple(name for names in GROUPS.values() for name in names)
 
 
 def agents() -> str:

@@ -9,8 +9,10 @@ from tools.common.manifest import MANIFEST, Record
 CHAIN = (
     ("train", "models/adapter", "data/prepared/train.arrow", "preprocess", "trained on it"),
     ("merge", "models/merged", "models/adapter", "train", "base with that adapter"),
-    ("awq", "models/awq", "models/merged", "merge", "that merged model, quantised"),
+    ("awq", "models/awq", "models/adapter", "train", "base with that adapter, quantised"),
 )
+# In runs of earlier versions, where awq read the merged model.
+EARLIER_AWQ = ("awq", "models/awq", "models/merged", "merge", "that merged model, quantised")
 
 
 def models(record: Record, lock: DvcLock) -> Iterator[tuple[str, str]]:
@@ -35,7 +37,8 @@ def models(record: Record, lock: DvcLock) -> Iterator[tuple[str, str]]:
 
 def trained(record: Record, lock: DvcLock) -> Iterator[tuple[str, str]]:
     """Follow a train row through dvc.lock, as long as each stage ran on what the stage before it wrote."""
-    for stage, model, source, maker, words in CHAIN:
+    has_earlier = lock.entry("awq", "deps", "models/merged")
+    for stage, model, source, maker, words in (*CHAIN[:2], EARLIER_AWQ if has_earlier else CHAIN[2]):
         out = lock.entry(stage, "outs", model)
         if not lock.used(stage, source, maker):
             state = f"made from another {source} than this one" if out else "not made"

@@ -26,14 +26,22 @@ def test_a_train_row_is_followed_to_the_models(project: Path, succeed: Callable[
         ("assistant", given["output"]),
         ("models/adapter", f"trained on it; md5 {md5(project, 'models/adapter')}"),
         ("models/merged", f"base with that adapter; md5 {md5(project, 'models/merged')}"),
-        ("models/awq", f"that merged model, quantised; md5 {md5(project, 'models/awq')}"),
+        ("models/awq", f"base with that adapter, quantised; md5 {md5(project, 'models/awq')}"),
     ]  # fmt: skip
 
 
 def test_awq_was_calibrated_on_a_calibration_row(project: Path, succeed: Callable[..., str]) -> None:
     found = parts(succeed(trace.main, row_id(pick(project, calibration=True))))
     assert ("calibration", "yes") in found
-    assert found[-1][1].startswith("that merged model, quantised, calibrated on this row; md5 ")
+    assert found[-1][1].startswith("base with that adapter, quantised, calibrated on this row; md5 ")
+
+
+def test_earlier_versions_quantised_the_merged_model(project: Path, succeed: Callable[..., str]) -> None:
+    edit(project / "dvc.yaml", "calibration.arrow models/adapter >", "calibration.arrow models/merged >")
+    edit(project / "dvc.yaml", "calibration.arrow, models/adapter]", "calibration.arrow, models/merged]")
+    run(project, "dvc repro -q awq")
+    found = parts(succeed(trace.main, row_id(pick(project, outcome="train", calibration=False))))
+    assert found[-1] == ("models/awq", f"that merged model, quantised; md5 {md5(project, 'models/awq')}")
 
 
 def test_a_val_row_was_only_scored_on(project: Path, succeed: Callable[..., str]) -> None:
@@ -84,7 +92,7 @@ def test_a_model_trained_on_other_rows_is_not_named(project: Path, succeed: Call
         ("models/merged", "made from another models/adapter than this one; run `dvc repro merge`"),
     ]
     run(project, "dvc repro -q")
-    assert parts(succeed(trace.main, row))[-1][1].startswith("that merged model, quantised")
+    assert parts(succeed(trace.main, row))[-1][1].startswith("base with that adapter, quantised")
 
 
 def test_a_model_that_was_never_made(project: Path, succeed: Callable[..., str]) -> None:

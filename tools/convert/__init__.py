@@ -1,0 +1,1 @@
+"""The convert command: settings of other trainers as a recipe of this project."""

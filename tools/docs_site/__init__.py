@@ -1,0 +1,1 @@
+"""The docs-site command: run it with `python -m tools.docs_site`."""
