@@ -1,7 +1,7 @@
 """Progress: a bar with the time left around each loop that may take more than a moment.
 
 On a terminal it is a bar, as wide as the terminal. Elsewhere docker/run writes a line of it now and then; a command
-that runs without docker/run, into a file or a pipe, shows nothing. A loop of less than two seconds shows nothing, too.
+that runs without docker/run, into a file or a pipe, shows nothing. A loop of less than two seconds shows none, too.
 """
 
 import os

@@ -93,7 +93,7 @@ def test_two_bars_of_one_name_have_both_their_ends(clock: Clock) -> None:
 @pytest.mark.slow
 def test_real_bars_are_lines_in_a_pipe_and_bars_as_wide_as_the_terminal(tmp_path: Path, kind: str) -> None:
     environment = os.environ | {"DVC_ROOT": str(tmp_path), "RUNTIME": "local", "VENV": sys.prefix, "RUN": "one"}
-    command = [ROOT / "docker" / "run", "--name", "bars", "python", "-c", BARS]
+    command: list[Path | str] = [ROOT / "docker" / "run", "--name", "bars", "python", "-c", BARS]
     if kind == "pipe":
         shown = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, check=True).stdout.decode()
     else:
