@@ -65,7 +65,7 @@ def chosen(lines: list[Line], first: int, last: int) -> list[Line]:
     if len(full) <= first + last:
         return full
     left = len(full) - first - last
-    return [*full[:first], Line(f"… {left} more lines"), *full[len(full) - last :]]
+    return [*full[:first], Line(f"… {left} more line{'s' * (left > 1)}"), *full[len(full) - last :]]
 
 
 def render(command: str, lines: list[Line]) -> str:

@@ -34,8 +34,7 @@ def test_lines_are_text_with_the_second_at_which_they_came(tmp_path: Path) -> No
 def test_the_middle_of_a_long_output_is_counted_and_a_long_line_cut(tmp_path: Path) -> None:
     path = tmp_path / "picture.svg"
     call(path, "--first", "1", "--last", "2", "--", "sh", "-c", "seq 1 6; printf '%0200d\\n' 7")
-    assert texts(path)[3::2] == ["1", "6", "0:00"]
-    assert "… 4 more lines" in texts(path)
+    assert [text for text in texts(path)[3:-2] if ":" not in text] == ["1", "… 4 more lines", "6"]
     assert max(map(len, texts(path)[3:])) == record.COLUMNS
 
 

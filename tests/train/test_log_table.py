@@ -22,10 +22,8 @@ def show(entries: list[tuple[int, dict[str, Any]]], capsys: pytest.CaptureFixtur
 def test_losses_rate_and_speed_are_in_their_columns(capsys: pytest.CaptureFixture[str]) -> None:
     train = {"loss": 4.5916473, "learning_rate": 0.0011176, "tokens_per_second": 12690.4, "grad_norm": 3.9}
     lines = show([(20, train), (20, {"eval_loss": 0.808}), (1000, {"train_runtime": 9.0})], capsys).splitlines()
-    assert [line.split() for line in lines[:2]] == [
-        ["step", "loss", "eval", "loss", "lr", "tokens/s", "left"],
-        ["20", "4.5916", "-", "1.12e-03", "12,690", "0", "s"],
-    ]
+    assert lines[0].split() == ["step", "loss", "eval", "loss", "lr", "tokens/s", "left"]
+    assert lines[1].split()[:5] == ["20", "4.5916", "-", "1.12e-03", "12,690"]
     assert lines[2].split()[:5] == ["20", "-", "0.8080", "-", "-"]
     assert len(lines) == 3
     assert {len(line) for line in lines} == {58}

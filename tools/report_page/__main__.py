@@ -35,7 +35,7 @@ def main(rev: str | None, out: Path) -> None:
         run = describe_run(contents, workspace_commit())
     else:
         commit = repository.recorded(revision_of(rev, names) if rev else "HEAD")
-        contents, run = repository.read_files(commit), load_run(commit)
+        contents, run = repository.read_files(commit), named_run(commit, names)
     out.mkdir(parents=True, exist_ok=True)
     page = out / page_name(run)
 
@@ -66,6 +66,15 @@ def revision_of(rev: str, names: dict[str, list[tuple[str, bool]]]) -> str:
     return experiments.get(rev, rev)
 
 
+def named_run(commit: repository.Commit, names: dict[str, list[tuple[str, bool]]]) -> Run:
+    """Read a run; that of a DVC experiment is called by the experiment's name, as its subject is a hash."""
+    run = load_run(commit)
+    for name, is_experiment in names.get(commit, []):
+        if is_experiment:
+            run["commit"]["subject"] = f"experiment {name}"
+    return run
+
+
 def page_name(run: Run) -> str:
     """Return the name of the file of a run's page."""
     return f"{run['commit']['hash'][:12]}.html" if run["commit"]["hash"] else HERE
@@ -86,7 +95,9 @@ def describe_index(out: Path, here: Run | None, names: dict[str, list[tuple[str,
 
     commits = repository.run_commits()
     runs = [here] if here else []
-    runs += [load_run(commit) for commit in tqdm(commits, desc="index", unit="run", delay=2, dynamic_ncols=True)]
+    runs += [
+        named_run(commit, names) for commit in tqdm(commits, desc="index", unit="run", delay=2, dynamic_ncols=True)
+    ]
     runs = sorted((run for run in runs if run["metrics"]), key=lambda run: run["commit"]["date"], reverse=True)
     rows = [
         index_page.index_row(

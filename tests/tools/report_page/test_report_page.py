@@ -140,6 +140,7 @@ def test_the_index_lists_runs_and_experiments_and_takes_their_names(clone: Path,
     for one in (repository.first, repository.other):
         assert one[:8] in index
     assert 'class="label experiment">loud-moth<' in index
+    assert "<h1>experiment loud-moth</h1>" in pages(clone)[f"{repository.first[:12]}.html"]
     facts = json.loads(Reader(index.partition('type="application/json">')[2].partition("</script>")[0]).text)
     runs = len(re.findall('type="checkbox"', index))
     assert {len(part["values"]) for part in facts.values()} == {runs}
