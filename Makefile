@@ -37,7 +37,7 @@ override export VENV := $(abspath $(VENV))
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro try stop tensorboard gate serve status logs smoke lineage card trace show-tokens images runtime verify test test-fast bench bench-families bench-gpu bench-serve lint docs data import recipe audit lock
+.PHONY: help install repro try stop tensorboard gate serve status logs smoke lineage card trace show-tokens images runtime verify test test-fast bench bench-families bench-gpu bench-serve lint docs new update data import recipe audit lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -136,11 +136,17 @@ lint: $(VENV)/.dev ## check style, types, that docs and dvc.yaml match the code,
 docs: $(VENV)/.dev ## write the generated parts of README.md, docs/ and dvc.yaml
 	@$(BIN)/python -m tools.docs
 
+new: $(VENV)/.pipeline ## start a project of your own (DIR=../mine, DATA=rows.csv, MODEL=recipe, COLUMNS= and LICENCE= as for import)
+	@$(BIN)/python -m tools.new $(call given,DATA MODEL COLUMNS LICENCE) -- $(call plain,DIR)
+
+update: $(VENV)/.pipeline ## bring later versions of Lockstep into your project (REV=tag or commit, ADD=1: settings that params.yaml lacks)
+	@$(BIN)/python -m tools.update $(call given,REV) $(call switch,ADD)
+
 data: $(VENV)/.pipeline ## write the default rows in data/raw
 	@$(BIN)/python -m tools.generate
 
-import: $(VENV)/.pipeline ## import rows into data/raw (SOURCE=file, address or owner/name; more in docs/import.md)
-	@$(BIN)/python -m tools.import $(call given,REVISION FILE SHA256 NAME LICENCE LIMIT SEED) $(call switch,FORCE) -- $(call plain,SOURCE)
+import: $(VENV)/.pipeline ## import rows into data/raw (SOURCE=file, address or owner/name, COLUMNS=prompt=frage,completion=antwort; more in docs/import.md)
+	@$(BIN)/python -m tools.import $(call given,REVISION FILE SHA256 NAME LICENCE LIMIT SEED COLUMNS) $(call switch,FORCE) -- $(call plain,SOURCE)
 
 recipe: $(VENV)/.pipeline ## write the settings for a model into params.yaml (NAME=qwen2.5-0.5b, REVISION=commit); alone: list
 	@$(BIN)/python -m tools.recipe $(call given,REVISION) -- $(call plain,NAME)

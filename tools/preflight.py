@@ -28,6 +28,8 @@ from stages.compare.params import CompareParams
 from stages.eval.params import EvalParams
 from stages.merge.params import MergeParams
 from stages.preprocess.params import PreprocessParams
+from stages.preprocess.readers import KINDS
+from stages.preprocess.sources import data_files
 from stages.report.params import GatesParams
 from stages.train.params import TrainParams
 
@@ -45,6 +47,7 @@ SECTIONS: dict[str, type[Section]] = {
 # the two moments of AdamW.
 GPU_BYTES = {"qlora": 0.5, "lora": 2, "full": 2 * 4}
 CPU_BYTES = {"qlora": 4, "lora": 4, "full": 4 * 4}
+BEFORE_ROWS = ("base", "preprocess")  # stages that start before the rows are read; base may take long
 AWQ_SHARE = 0.25  # of 16-bit weights, at least
 LAYERS = re.compile(r"\.(\d+|\w*layers?|h|blocks?)\.")
 
@@ -63,6 +66,10 @@ class Tensor(NamedTuple):
 def main(params: Path, base: Path, stage: str) -> None:
     sections = load_sections(params)
     check_stored(params)
+    if stage in BEFORE_ROWS and not data_files(Path("data/raw"), required=False):
+        raise click.ClickException(
+            f"data/raw: no rows; `make import SOURCE=rows.csv` brings some, or put {', '.join(KINDS)} files in it"
+        )
     tensors = read_headers(base)
     if not tensors:
         return

@@ -34,6 +34,38 @@ OPTIONAL_COLUMNS: dict[str, dict[str, tuple[str, ...]]] = {
     "prompt_completion": {"input": _INPUT, "system": _SYSTEM, "tools": _TOOLS, "history": ("history",)},
     "text": {},
 }
+# Names that are not read as such, and from which a message guesses what to write into preprocess.files.
+GUESSED = {
+    "prompt": (
+        "frage",
+        "anfrage",
+        "instruction",
+        "pregunta",
+        "domanda",
+        "pergunta",
+        "vraag",
+        "pytanie",
+        "q",
+        "вопрос",
+        "问题",
+        "質問",
+    ),
+    "completion": (
+        "antwort",
+        "reply",
+        "réponse",
+        "reponse",
+        "respuesta",
+        "risposta",
+        "resposta",
+        "antwoord",
+        "odpowiedź",
+        "a",
+        "ответ",
+        "回答",
+    ),
+}
+NOT_TEXT = ("", "id", "index", "nr", "no", "number", "date", "timestamp")
 NUMBERS = (bool, int, float, Decimal)
 # Columns of what a text model cannot read. A row that has a value there is dropped, with the value as drop reason.
 MEDIA = {f"{name}{ending}": name for name in ("image", "audio", "video") for ending in ("", "s")}
@@ -131,6 +163,29 @@ def missing_answer(present: Iterable[str], renamed: dict[str, str], wanted: str 
         if answers and found[question] in names and found[answers[0]] not in names and answers[0] not in renamed:
             return answers[0]
     return None
+
+
+def guess_columns(present: Iterable[str]) -> dict[str, str]:
+    """Guess which columns hold the prompt and the completion: by their names, or as the only ones left, in order.
+
+    Args:
+        present: the names of the file's columns, in their order.
+
+    Returns:
+        `prompt` and `completion` with the file's names; empty where it is not clear.
+    """
+    left = [name for name in present if simplify(name) not in NOT_TEXT and not simplify(name).endswith("_id")]
+    found: dict[str, str] = {}
+    for column, words in GUESSED.items():
+        known = {*words, *REQUIRED_COLUMNS["prompt_completion"][column]}
+        named = [name for name in left if simplify(name) in known]
+        if len(named) == 1:
+            found[column] = named[0]
+    others = [name for name in left if name not in found.values()]
+    missing = [column for column in GUESSED if column not in found]
+    if len(others) == len(missing):
+        found |= dict(zip(missing, others, strict=True))
+    return found if len(found) == len(GUESSED) else {}
 
 
 class Sample:

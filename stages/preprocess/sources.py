@@ -17,6 +17,7 @@ from stages.preprocess.columns import (
     Reading,
     Sample,
     detect_format,
+    guess_columns,
     match_columns,
     missing_answer,
 )
@@ -25,6 +26,28 @@ from stages.preprocess.params import FileParams, PreprocessParams
 from stages.preprocess.readers import KINDS, file_kind, read_rows
 
 ROWS_TO_TRY = 1000  # the rows that show the format and the columns of a file
+
+
+class UnknownFormat(click.ClickException):
+    """The columns of a file are those of no format, or have no answer.
+
+    Attributes:
+        problem: the file and its columns, without what to do.
+        columns: our column to the file's, as preprocess.files may name them; COLUMN where it is not clear.
+    """
+
+    def __init__(self, path: Path, name: str, present: list[str], answer: str | None) -> None:
+        """Name the columns, and what to write into preprocess.files."""
+        guess = guess_columns(present)
+        wanted = {answer: "completion"} if answer else {"prompt": "prompt", "completion": "completion"}
+        self.columns = {ours: guess.get(column, "COLUMN") for ours, column in wanted.items()}
+        found = ", ".join(map(shown, sorted(present))) or "none"
+        self.problem = f"{path}: {'no column with the answer' if answer else 'unknown format'} (columns: {found})"
+        named = ", ".join(f"{ours}: {shown(column)}" for ours, column in self.columns.items())
+        super().__init__(
+            f"{self.problem}; say which is which in preprocess.files, such as "
+            f"{{'{name}': {{columns: {{{named}}}}}}}, see docs/data.md"
+        )
 
 
 class Source(NamedTuple):
@@ -129,7 +152,7 @@ def find_sources(folder: Path, config: PreprocessParams) -> list[Source]:
     read = {path: name for path, name in found.items() if any(_fits(name, pattern) for pattern in config.read)}
     if not read:
         raise click.ClickException(f"preprocess.read: empty; name the files of {folder} to read, or ['*'] for all")
-    return [_source(number, folder, path, name, config.files) for number, (path, name) in enumerate(read.items())]
+    return [describe(number, folder, path, name, config.files) for number, (path, name) in enumerate(read.items())]
 
 
 def file_params(name: str, by_pattern: dict[str, FileParams]) -> FileParams:
@@ -142,7 +165,13 @@ def _fits(name: str, pattern: str) -> bool:
     return fnmatch(name, pattern) or fnmatch(name.rpartition("/")[2], pattern)
 
 
-def _source(number: int, folder: Path, path: Path, name: str, by_pattern: dict[str, FileParams]) -> Source:
+def describe(number: int, folder: Path, path: Path, name: str, by_pattern: dict[str, FileParams]) -> Source:
+    """Find the format and the columns of a file; the arguments are as in `Source`, and in `file_params`.
+
+    Raises:
+        UnknownFormat: the columns are those of no format, or have no answer.
+        click.ClickException: a column that the params name is unknown or in no row, or the file is not readable.
+    """
     params = file_params(name, by_pattern)
     where = f"preprocess.files: {name}: columns"
     known = {
@@ -157,12 +186,7 @@ def _source(number: int, folder: Path, path: Path, name: str, by_pattern: dict[s
     reading = match_columns(present, params.columns, wanted) if wanted else None
     answer = missing_answer(present, params.columns, wanted)
     if reading is None or answer:
-        columns = ", ".join(column if column.isprintable() else ascii(column) for column in sorted(present)) or "none"
-        problem, example = "unknown format", "name the columns in preprocess.files"
-        if answer:
-            problem = "no column with the answer"
-            example = f"name it in preprocess.files, such as {{'{name}': {{columns: {{{answer}: COLUMN}}}}}}"
-        raise click.ClickException(f"{path}: {problem} (columns: {columns}); {example}, see docs/data.md")
+        raise UnknownFormat(path, name, present, answer)
     for column, actual in params.columns.items():
         if column not in reading.columns:
             raise click.ClickException(f"{where}: {column}: the format {reading.format} does not read it; delete it")
@@ -171,6 +195,11 @@ def _source(number: int, folder: Path, path: Path, name: str, by_pattern: dict[s
     reading.awaited = set(params.columns.values()) - set(present)
     reading.numbers = sample.mostly_numbers(reading)
     return Source(number, folder, path, name, reading, params)
+
+
+def shown(column: str) -> str:
+    """Write a column name so that it can be printed."""
+    return column if column.isprintable() else ascii(column)
 
 
 def absent_column(name: str, column: str, actual: str, reading: Reading) -> str:

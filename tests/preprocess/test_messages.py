@@ -116,23 +116,26 @@ def to_drop(param: str) -> str:
         (
             "a.jsonl",
             '{"txt": "a", "b": 1}\n',
-            ": unknown format (columns: b, txt); name the columns in preprocess.files, see docs/data.md",
+            ": unknown format (columns: b, txt); say which is which in preprocess.files, such as "
+            "{'a.jsonl': {columns: {prompt: txt, completion: b}}}, see docs/data.md",
         ),
         (
             "a.jsonl",
             '{"a\\nb": "\\ud800"}',
-            ": unknown format (columns: 'a\\nb'); name the columns in preprocess.files, see docs/data.md",
+            ": unknown format (columns: 'a\\nb'); say which is which in preprocess.files, such as "
+            "{'a.jsonl': {columns: {prompt: COLUMN, completion: COLUMN}}}, see docs/data.md",
         ),
         (
             "a.jsonl",
             "{}\n3\n",
-            ": unknown format (columns: none); name the columns in preprocess.files, see docs/data.md",
+            ": unknown format (columns: none); say which is which in preprocess.files, such as "
+            "{'a.jsonl': {columns: {prompt: COLUMN, completion: COLUMN}}}, see docs/data.md",
         ),
         ("a.jsonl", GOOD + '{"output": "b"\n' + GOOD, ":21: not JSON (Expecting ',' delimiter); fix the line"),
         (
             "a.jsonl",
             '{"instruction": "a"}\n',
-            ": no column with the answer (columns: instruction); name it in preprocess.files, such as "
+            ": no column with the answer (columns: instruction); say which is which in preprocess.files, such as "
             "{'a.jsonl': {columns: {output: COLUMN}}}, see docs/data.md",
         ),
         ("a.jsonl", GOOD + '\n{"instruction": "a", "output": " "}\n', f":22: {NO_ANSWER}; {to_drop('empty_answer')}"),

@@ -9,6 +9,9 @@ from stage_runs import DEFAULTS, ROOT, succeed_in
 
 from tools import generate
 
+# Commits need a name, and a machine that tests this may have none set.
+WHO = {f"GIT_{role}_{part}": "test" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL")}
+
 
 def checkout(folder: Path) -> Path:
     """A checkout whose environment is complete, and whose Python prints its arguments instead of running them."""
@@ -27,12 +30,41 @@ def checkout(folder: Path) -> Path:
     return folder
 
 
+def committed_copy(folder: Path) -> Path:
+    """A clone of this checkout whose last commit has the files as they are now, with default settings and rows."""
+    git(ROOT, "clone", "--quiet", "--", str(ROOT), str(folder))
+    for name in filter(None, git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")):
+        (folder / name).unlink(missing_ok=True)
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    put_defaults(folder)
+    commit(folder, "as it is now")
+    return folder
+
+
+def commit(folder: Path, subject: str) -> str:
+    """Commit everything, and return the hash."""
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--allow-empty", f"--message={subject}")
+    return git(folder, "rev-parse", "HEAD").strip()
+
+
+def git(folder: Path, *words: str) -> str:
+    """Run git, which must succeed."""
+    command = ["git", *words]
+    return subprocess.run(
+        command, cwd=folder, env=os.environ | WHO, capture_output=True, text=True, check=True
+    ).stdout
+
+
 def put_defaults(folder: Path) -> None:
     """Give a copy of this checkout the settings and rows that Lockstep comes with, where a user has their own."""
     shutil.copy(DEFAULTS, folder / "params.yaml")
+    (folder / "project.yaml").unlink(missing_ok=True)
     for path in (*folder.glob("data/*.dvc"), *folder.glob("data/raw/[!.]*")):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    (folder / "data" / "raw").mkdir(exist_ok=True)
+    (folder / "data" / "raw").mkdir(parents=True, exist_ok=True)
     succeed_in(folder, generate.main)
 
 

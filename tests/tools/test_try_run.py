@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from checkouts import put_defaults
+from checkouts import committed_copy
 from recorded import ENVIRONMENT, run
-from stage_runs import DEFAULTS, ROOT
+from stage_runs import DEFAULTS
 
 from stages.common import files
 from stages.common.params import read_yaml
@@ -19,19 +19,7 @@ STAGES = ("base", "preprocess", "train", "merge", "awq", "eval@base", "eval@merg
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """The files that git knows, in a repository of their own, without models."""
-    folder = tmp_path / "checkout"
-    run(tmp_path, "git", "clone", "--quiet", str(ROOT), str(folder))
-    listed = run(ROOT, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
-    for name in filter(None, listed):
-        (folder / name).unlink(missing_ok=True)
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes((ROOT / name).read_bytes())
-            (folder / name).chmod((ROOT / name).stat().st_mode)
-    put_defaults(folder)
-    run(folder, "git", "add", "-A")
-    run(folder, "git", "commit", "-q", "--allow-empty", "-m", "as it is now")
-    return folder
+    return committed_copy(tmp_path / "checkout")
 
 
 def attempt(folder: Path) -> "subprocess.CompletedProcess[str]":

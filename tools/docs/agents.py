@@ -23,7 +23,7 @@ PAGES = (
         "eval",
         "compare",
     ),
-    *("report", "serve", "containers", "determinism", "import", "recipes", "lineage"),
+    *("report", "serve", "containers", "determinism", "new-project", "import", "recipes", "lineage"),
     *("contributing", "debugging", "naming", "glossary"),
 )
 

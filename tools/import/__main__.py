@@ -2,8 +2,9 @@
 
 SOURCE is a dataset of the hub (`owner/name`, with its full commit hash as --revision), an https:// address, or a
 file. No code of a dataset is ever run. The command writes data/raw/NAME, tracked by DVC, and data/NAME.dvc, which
-records source, revision, licence and number of rows. Run it with `make import SOURCE=...`, or with `python -m
-tools.import`.
+records source, revision, licence and number of rows. A file is refused if its columns are those of no format, until
+--columns says which is which: that goes into preprocess.files of params.yaml. Run it with `make import SOURCE=...`,
+or with `python -m tools.import`.
 """
 
 import shutil
@@ -15,8 +16,10 @@ import click
 
 from stages.common import files
 from stages.preprocess.readers import KINDS, SUFFIXES
+from tools.common.project import PARAMS
 
 # Relative, as `import` is a keyword, and no statement can name this package.
+from .columns import check_format, parse_columns, with_columns
 from .dvc_file import find_earlier, is_unchanged, path_of, track
 from .samples import count_rows, draw_sample, sample_size
 from .sources import find_source
@@ -33,6 +36,7 @@ FOLDER = Path("data/raw")
 @click.option("--licence", help="Licence of the rows, if not that of the hub's dataset card.")
 @click.option("--limit", help="Draw a sample of so many rows, such as 32 or 2k, into STEM-N.jsonl.")
 @click.option("--seed", type=int, default=7, show_default=True, help="Seed of the sample.")
+@click.option("--columns", help="Which column is which, such as prompt=frage,completion=antwort.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 def main(
     source: str,
@@ -43,6 +47,7 @@ def main(
     licence: str | None,
     limit: str | None,
     seed: int,
+    columns: str | None,
     force: bool,
 ) -> None:
     # Inputs
@@ -50,6 +55,8 @@ def main(
     origin = find_source(source, revision, file)
     target = FOLDER / file_name(name, origin.name, wanted)
     sample = {"limit": wanted, "seed": seed} if wanted else {}
+    named = parse_columns(columns)
+    settings = {PARAMS: with_columns(target.name, named)} if named else {}
     known = find_earlier(target, origin.facts | sample | ({"licence": licence} if licence else {}), force)
 
     with building(target) as folder:
@@ -64,22 +71,27 @@ def main(
         rows, unreadable = count_rows(path)
         if wanted:
             path = draw_sample(path, folder / "sample" / target.name, rows - unreadable, wanted, seed)
+        check_format(path, target.name, named)
 
         # Outputs
         commit = origin.facts.get("revision", digest)
         if known and not force and is_unchanged(path, target, known["revision"] == commit):
+            files.write_texts(settings)
             click.echo(f"{target}: already imported")
             return
         licence = licence or known.get("licence") or origin.licence or "unknown"
         facts = origin.facts | {"revision": commit, "licence": licence, "rows": wanted or rows} | sample
         desc = f"{wanted or rows} rows of {facts['source']}"
         track(path, target, {"desc": desc, "meta": facts})
+        files.write_texts(settings)
     click.echo(f"{target}: {desc}, licence {licence}")
     if unreadable:
         left_out = "the sample leaves them out" if wanted else "preprocess drops and counts them"
         click.echo(f"{unreadable} rows are not readable; {left_out}")
     if licence == "unknown":
         click.echo("find out the licence, and record it with --licence and --force")
+    if named:
+        click.echo(f"{PARAMS}: preprocess.files: {target.name}: columns {columns}")
     click.echo(f"next: commit {path_of(target)}, share the rows with `dvc push`, then `make repro`")
 
 

@@ -17,11 +17,9 @@ import click
 
 from stages.base import hub
 from stages.common import files
-from tools.recipe.overlays import Document, Key, read_document, replace_lines
+from tools.recipe.overlays import OPEN, Document, Key, read_document, replace_lines
 
 DEFAULTS = "tiny"
-# Sections that go to a library unchanged, so a recipe may set keys that params.yaml does not name.
-OPEN: tuple[Key, ...] = (("train", "lora"), ("train", "sft"))
 REVISION: Key = ("base", "revision")
 
 

@@ -10,6 +10,8 @@ from ruamel.yaml.nodes import CollectionNode, MappingNode, ScalarNode
 from stages.common.params import read_yaml
 
 Key = tuple[str, ...]
+# Sections that go to a library unchanged, so a recipe or a user may set keys that the defaults do not name.
+OPEN: tuple[Key, ...] = (("train", "lora"), ("train", "sft"))
 
 
 class Entry(NamedTuple):

@@ -1,0 +1,1 @@
+"""Make a project of a user's own."""
