@@ -152,6 +152,7 @@ docs: $(VENV)/.dev ## write the generated parts of README.md, docs/ and dvc.yaml
 	@$(BIN)/python -m tools.docs
 
 new: $(VENV)/.pipeline ## make a project of your own (DIR=../mine, DATA=rows.csv, MODEL=recipe, COLUMNS as for import; docs/new-project.md)
+new: $(VENV)/.pipeline ## start a project of your own (DIR=../mine, DATA=rows.csv, MODEL=recipe, COLUMNS= and LICENCE= as for import)
 	@$(BIN)/python -m tools.new $(call given,DATA MODEL COLUMNS LICENCE) -- $(call plain,DIR)
 
 update: $(VENV)/.pipeline ## bring later versions of Lockstep into your project (REV=tag or commit, ADD=1: settings that params.yaml lacks)

@@ -64,7 +64,7 @@ def put_defaults(folder: Path) -> None:
     (folder / "project.yaml").unlink(missing_ok=True)
     for path in (*folder.glob("data/*.dvc"), *folder.glob("data/raw/[!.]*")):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    (folder / "data" / "raw").mkdir(exist_ok=True)
+    (folder / "data" / "raw").mkdir(parents=True, exist_ok=True)
     succeed_in(folder, generate.main)
 
 

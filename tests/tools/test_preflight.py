@@ -81,6 +81,9 @@ def test_too_little_memory_and_disk_end_train_and_are_notes_before(
 ) -> None:
     write_header(models / "base", {"model.layers.0.mlp.up_proj.weight": [1 << 25, 1 << 20]})
     monkeypatch.chdir(models.parent)
+    rows = Path("data/raw/rows.jsonl")
+    rows.parent.mkdir(parents=True)
+    rows.touch()
     for stage, code in (("preprocess", 0), ("train", 1)):
         result = CliRunner().invoke(preflight.main, ["--stage", stage])
         assert result.exit_code == code
