@@ -127,7 +127,8 @@ def parse_json(content: bytes, name: str, advice: str = "`dvc repro` writes it a
     try:
         found = json.loads(decode(content, name), parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        problem = f"{name}:{error.lineno}: not JSON: {error.msg}" if content.strip() else f"{name}: empty"
+        place = f"{name}:{error.lineno}" if b"\n" in content else name
+        problem = f"{place}: not JSON: {error.msg}" if content.strip() else f"{name}: empty"
         raise click.ClickException(f"{problem}; {advice}") from None
     except (ValueError, RecursionError) as error:
         problem = "nested too deeply" if isinstance(error, RecursionError) else str(error)

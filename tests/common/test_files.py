@@ -133,7 +133,7 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
 DAMAGED = {
     b"": "a.json: empty; `dvc repro` writes it again",
     b"  \n": "a.json: empty; `dvc repro` writes it again",
-    b'{"a": 1': "a.json:1: not JSON: Expecting ',' delimiter; `dvc repro` writes it again",
+    b'{"a": 1': "a.json: not JSON: Expecting ',' delimiter; `dvc repro` writes it again",
     b'{\n<<<<<<< HEAD\n"a": 1\n=======\n"a": 2\n>>>>>>> b\n}': (
         "a.json:2: git's conflict markers: a merge is half done; choose a side, then run `make repro`"
     ),
@@ -164,7 +164,7 @@ def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
 def test_a_damaged_row_is_named_by_its_line(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"a": "\u2028"}\n{"a": \n', encoding="utf-8")
-    with pytest.raises(click.ClickException, match=r"rows.jsonl:2: .*not JSON: "):
+    with pytest.raises(click.ClickException, match=r"rows.jsonl:2: not JSON: "):
         files.read_rows(path)
 
 

@@ -259,7 +259,7 @@ def test_one_val_row_has_no_interval(finished: Callable[..., None]) -> None:
             lambda: Path("metrics/train.json").write_text("{}"),
             "metrics/train.json: not the file of the run in dvc.lock",
         ),
-        (lambda: Path("metrics/train.json").write_text("{"), "metrics/train.json:1: not JSON: "),
+        (lambda: Path("metrics/train.json").write_text("{"), "metrics/train.json: not JSON: "),
         (lambda: PARAMS.write_text("gates: {}\n"), "params.yaml: gates.rows_dropped_share: missing key"),
     ],
     ids=["no lock", "no metrics", "another run", "cut off", "no gates"],
