@@ -7,6 +7,8 @@ PAGES = (
     *(
         "architecture",
         "running",
+        "plan",
+        "doctor",
         "params",
         "base",
         "chat-templates",
