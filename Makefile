@@ -49,7 +49,7 @@ plan: $(VENV)/.pipeline ## print what `repro` would run, and its time, memory, d
 
 # Where the environment is broken, Python alone will do.
 doctor: ## check this machine and checkout, with the command that mends each fault (JSON=1: as JSON)
-	@if $(BIN)/python -c 'import click' 2> /dev/null; then exec $(BIN)/python -m tools.doctor $(call switch,JSON); fi; \
+	@if test -x $(BIN)/python; then exec $(BIN)/python -m tools.doctor $(call switch,JSON); fi; \
 		exec python3 -m tools.doctor.plain $(call switch,JSON)
 
 repro: $(VENV)/.pipeline ## build the model: run every stage whose inputs changed

@@ -9,8 +9,8 @@ stage holds is counted from its code:
 - eval, scoring losses: two arrays of all tokens in the loss of a batch x vocabulary (`transformers_backend.losses`);
   answering: the KV cache of a batch.
 - awq: the float32 weights, those of the file, and a second model in the stored dtype while the first is saved.
-- A quantised model on the CPU is computed with in float32, and unpacked from 32-bit integers: eight more bytes per
-  quantised weight (measured).
+- A quantised model on the CPU is computed with in float32, and unpacked from 32-bit integers before the first pass:
+  eight more bytes per quantised weight until then (measured).
 
 LIBRARIES is what a stage holds beside the model: measured with the built-in model, whose weights take 5 MB.
 """
@@ -196,16 +196,16 @@ def later_needs(shapes: Shapes, device: Device) -> dict[str, Need]:
         "merge": Need(LIBRARIES["merge"] + merge),
         "awq": Need(LIBRARIES["awq"] + awq),
         "eval": Need(LIBRARIES["eval"] + evaluated),
-        "eval@awq": Need(LIBRARIES["eval"] + evaluated + unpacked),
+        "eval@awq": Need(LIBRARIES["eval"] + loaded + file + max(worked, unpacked)),
     }
 
 
 def base_need(config: BaseParams, weights: int, stored: float) -> Need:
-    """Compute the memory of base: a training of all weights, two copies of a GGUF file's weights, or files alone."""
+    """Compute the memory of base: all weights in training, those of a GGUF file in float32 and as stored, or files alone."""
     if config.source == "tiny":
         return Need(LIBRARIES["base"] + 4 * 4 * weights + 4 * weights)
     if config.source == "gguf":
-        return Need(LIBRARIES["base"] + 4 * weights + 2 * stored)
+        return Need(LIBRARIES["base"] + 4 * weights + stored)
     return Need(LIBRARIES["base"])
 
 

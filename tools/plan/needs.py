@@ -184,11 +184,12 @@ def find_work(model: Model, lengths: Lengths, training: Training, sections: dict
         strategy, steps // max(1, int(arguments.eval_steps or steps))
     )
     scored = groups(lengths.val[: config.rows], config.batch_size)
+    rows_at_once = max(1, len(scored[0]) if scored else 1)  # in the forward pass that is measured
     return seconds.Work(
         steps=steps,
         accumulated=arguments.gradient_accumulation_steps,
-        evaluated=evaluations * math.ceil(len(lengths.val) / size),
-        merge_batches=len(groups(lengths.val[: merge.rows], merge.batch_size)),
+        evaluated=evaluations * len(lengths.val) / rows_at_once,
+        merge_batches=len(lengths.val[: merge.rows]) / rows_at_once,
         calibration_rows=len(lengths.calibration[: awq.samples]),
         eval_batches=2 * len(scored),
         answer_batches=len(scored),

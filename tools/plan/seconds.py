@@ -72,8 +72,8 @@ class Work(NamedTuple):
     Attributes:
         steps: optimizer steps of train, each of `accumulated` forward and backward passes.
         accumulated: see `steps`.
-        evaluated: batches of val rows in train, over all evaluations.
-        merge_batches: batches that merge and awq compare models on.
+        evaluated: val rows of all evaluations in train, in batches of eval.
+        merge_batches: rows that merge and awq compare models on, in batches of eval.
         calibration_rows: rows of awq, one in each pass.
         eval_batches: batches of losses in eval.
         answer_batches: batches that answer.
@@ -87,8 +87,8 @@ class Work(NamedTuple):
 
     steps: int
     accumulated: int
-    evaluated: int
-    merge_batches: int
+    evaluated: float
+    merge_batches: float
     calibration_rows: int
     eval_batches: int
     answer_batches: int
