@@ -201,7 +201,7 @@ def later_needs(shapes: Shapes, device: Device) -> dict[str, Need]:
 
 
 def base_need(config: BaseParams, weights: int, stored: float) -> Need:
-    """Compute the memory of base: all weights in training, those of a GGUF file in float32 and as stored, or files alone."""
+    """Compute the memory of base: a training of all weights, or a GGUF file's in float32 and as stored, or files."""
     if config.source == "tiny":
         return Need(LIBRARIES["base"] + 4 * 4 * weights + 4 * weights)
     if config.source == "gguf":
