@@ -37,7 +37,7 @@ override export VENV := $(abspath $(VENV))
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro try stop tensorboard gate serve status logs smoke lineage card trace show-tokens images runtime verify test test-fast bench bench-families bench-gpu bench-serve lint docs data import recipe audit lock
+.PHONY: help install repro try stop tensorboard gate review comment pull push serve status logs smoke lineage card trace show-tokens images runtime verify test test-fast bench bench-families bench-gpu bench-serve lint docs data import recipe audit lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -58,6 +58,18 @@ tensorboard: $(VENV)/.pipeline ## watch trainings at http://127.0.0.1:6006 (PORT
 
 gate: $(VENV)/.pipeline ## print the verdict of every gate; exit 1 and say what to check when one failed
 	@$(BIN)/python -m tools.gate
+
+review: $(VENV)/.pipeline ## write Markdown for a pull request: a run against a revision (REV=main, OUT=review.md)
+	@$(BIN)/python -m tools.review $(call given,REV OUT)
+
+comment: $(VENV)/.pipeline ## in CI: put the review on the pull request, in place of the one before (FILE=review.md)
+	@$(BIN)/python -m tools.comment $(call given,FILE)
+
+pull: $(VENV)/.pipeline ## fetch rows, models and earlier runs of this commit from the DVC remote, as far as it has them
+	@PATH="$(BIN):$$PATH" dvc pull --run-cache --allow-missing
+
+push: $(VENV)/.pipeline ## store rows, models and runs in the DVC remote
+	@PATH="$(BIN):$$PATH" dvc push --run-cache
 
 # What `make serve` runs without containers; VLLM_VENV names an environment with another build of vLLM, such as a GPU's.
 SERVING = $(if $(filter docker,$(CHOSEN)),,$(if $(VLLM_VENV),,.serve/vllm/.made) .serve/webui/.made)
