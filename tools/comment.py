@@ -73,7 +73,8 @@ def post(thread: Thread, text: str, mark: str) -> str:
                 (
                     comment["id"]
                     for comment in listed(client, thread.comments)
-                    if comment["body"].startswith(mark) and comment[thread.author][thread.name] == author
+                    if (comment["body"] or "").startswith(mark)
+                    and (comment[thread.author] or {}).get(thread.name) == author
                 ),
                 None,
             )

@@ -105,11 +105,11 @@ def notes(before: RunFacts, now: RunFacts, name: str, pairs: dict[str, Pair], st
         found.append(f"{name} has no run to compare with.")
     elif now.stages == before.stages:
         found.append(f"The run is that of {name}: every stage has the same inputs and the same bytes.")
-    elif "awq" not in before.answers:
+    if before.stages and "awq" not in before.answers:
         found.append(
             f"The answers of {name} are in neither DVC's cache nor its remote, so changes have no intervals."
         )
-    elif not pairs["awq"].asked:
+    elif before.stages and not pairs["awq"].asked:
         found.append(f"No val row is one of {name}, so changes have no intervals: the scores are of other questions.")
     return [line for note in found for line in ("", f"> {note}")]
 

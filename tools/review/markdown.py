@@ -1,7 +1,7 @@
 """Markdown of the review: tables and charts in which no word of a row, name or setting is markup, link or mention.
 
-Such words stand as code, in which GitHub and GitLab look for no @names, #numbers and addresses. Where they have more
-than letters and digits, it is a <code> element with punctuation as HTML entities, in which Markdown sees no syntax.
+Such words stand as code, in which GitHub and GitLab look for no @names, #numbers and addresses: in a code span, or,
+where they have what ends one, in a <code> element with punctuation as HTML entities, which are no syntax.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from tools.common.terminal import visible
 
 DASH = "–"  # noqa: RUF001  where there is nothing
-PLAIN = re.compile(r"(?! )[\w .,/=+-]+(?<! )")  # has no end of a code span, and no bar
+PLAIN = re.compile(r"(?! )[^`|\\]+(?<! )")  # what a code span in a table can hold
 # Everything that may be markup inside a line: all but letters, digits, blanks, `_` between letters and the like.
 ACTIVE = re.compile(r"[^\w\s.,/=+-]|(?<![^\W_])_|_(?![^\W_])|(?<=www)\.", re.IGNORECASE)
 POINTS = 20  # of a chart

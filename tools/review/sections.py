@@ -82,7 +82,7 @@ def scores(before: RunFacts, now: RunFacts, name: str, pairs: dict[str, Pair]) -
                 found = pairs[model].compared.get(score)
                 change = _change(old.get(score), new.get(score))
                 interval, word = "–", ""  # noqa: RUF001
-                if found and found["low"] is not None and found["low"] != found["high"]:
+                if found and found["low"] is not None and (found["low"], found["high"]) != (0, 0):
                     change = f"{found['difference']:+.4g}"
                     interval, word = f"{found['low']:+.4g} to {found['high']:+.4g}", _verdict(score, found)
                 yield model, code(score, 80), number(old.get(score)), number(new.get(score)), change, interval, word
@@ -242,11 +242,13 @@ def number(value: float | None) -> str:
     """Format a figure; a dash where it was not measured."""
     if value is None:
         return DASH
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _change(old: float | None, new: float | None) -> str:
-    return "" if old is None or new is None else f"{new - old:+.4g}" if new != old else "="
+    if old is None or new is None:
+        return ""
+    return "=" if new == old else f"{'+' * (new > old)}{number(new - old)}"
 
 
 def _counted(old: int | None, new: int | None) -> tuple[str, str, str]:
