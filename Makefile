@@ -65,11 +65,11 @@ review: $(VENV)/.pipeline ## write Markdown for a pull request: a run against a 
 comment: $(VENV)/.pipeline ## in CI: put the review on the pull request, in place of the one before (FILE=review.md)
 	@$(BIN)/python -m tools.comment $(call given,FILE)
 
-pull: $(VENV)/.pipeline ## fetch rows, models and earlier runs of this commit from the DVC remote, as far as it has them
-	@PATH="$(BIN):$$PATH" dvc pull --run-cache --allow-missing
+pull: $(VENV)/.pipeline ## fetch rows, models and answers of this commit's run from the DVC remote, as far as it has them
+	@PATH="$(BIN):$$PATH" dvc pull --allow-missing
 
-push: $(VENV)/.pipeline ## store rows, models and runs in the DVC remote
-	@PATH="$(BIN):$$PATH" dvc push --run-cache
+push: $(VENV)/.pipeline ## store rows, models and answers of the run in the DVC remote
+	@PATH="$(BIN):$$PATH" dvc push
 
 # What `make serve` runs without containers; VLLM_VENV names an environment with another build of vLLM, such as a GPU's.
 SERVING = $(if $(filter docker,$(CHOSEN)),,$(if $(VLLM_VENV),,.serve/vllm/.made) .serve/webui/.made)

@@ -132,3 +132,7 @@ def _token(name: str) -> str:
     if token := os.environ.get(name):
         return token
     raise click.ClickException(f"{name}: not set; docs/ci.md says how a job gets it")
+
+
+if __name__ == "__main__":
+    main()

@@ -18,7 +18,7 @@ PAGES = (
         "eval",
         "compare",
     ),
-    *("report", "serve", "containers", "determinism", "import", "recipes", "lineage"),
+    *("report", "serve", "containers", "determinism", "import", "recipes", "lineage", "ci"),
     *("contributing", "debugging", "naming", "glossary"),
 )
 

@@ -51,8 +51,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], limit: int) -> l
     """
     all_rows = list(rows)
     lines = [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *all_rows[:limit])]
-    left_out = f"\n{len(all_rows) - limit} more are left out." if len(all_rows) > limit else ""
-    return [*lines, left_out] if all_rows else []
+    left_out = ["", f"{len(all_rows) - limit} more are left out."] if len(all_rows) > limit else []
+    return [*lines, *left_out] if all_rows else []
 
 
 def folded(title: str, lines: list[str]) -> list[str]:
