@@ -35,8 +35,8 @@ def main(rev: str, out: Path | None) -> None:
     # Work
     pairs = {model: Pair(model, before, now) for model in sections.TUNED}
     seconds = {name: facts["seconds"] for name, facts in stages_since(0).items() if "seconds" in facts}
-    drafts = (render(before, now, (rev, commit), pairs, stale, seconds, limits) for limits in LIMITS)
-    text = next((draft for draft in drafts if len(draft) <= MAX_CHARACTERS), None)
+    versions = (render(before, now, (rev, commit), pairs, stale, seconds, limits) for limits in LIMITS)
+    text = next((one for one in versions if len(one) <= MAX_CHARACTERS), None)
     if text is None:
         raise click.ClickException(f"the review is longer than {MAX_CHARACTERS} characters in its shortest form")
 

@@ -114,5 +114,5 @@ def _answers(model: str) -> str:
 
 def _fetch(path: str, commit: repository.Commit, target: Path) -> bool:
     """Get an out of a commit from DVC's remote."""
-    command = [sys.executable, "-m", "dvc", "get", "--quiet", "--rev", commit, "--out", str(target), "--", ".", path]
+    command = [sys.executable, "-m", "dvc", "get", "--quiet", "--rev", commit, f"--out={target}", "--", ".", path]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0

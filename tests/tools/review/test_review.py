@@ -221,7 +221,7 @@ def test_no_word_of_strangers_is_markup_link_or_mention(project: Path) -> None:
 
 
 def test_the_longest_review_fits_in_a_comment(project: Path) -> None:
-    """The whole text would be millions of characters."""
+    """Uncut it would be millions of characters."""
     rows = files.read_rows(project / "metrics/eval/awq.answers.jsonl")
     for place in range(len(rows)):
         answer(project, place, answer="@<|`" * 2000)
