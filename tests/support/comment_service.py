@@ -89,6 +89,6 @@ class Handler(BaseHTTPRequestHandler):
 def comment_service() -> Iterator[CommentService]:
     """Answer until the block ends."""
     with CommentService() as service:
-        threading.Thread(target=service.serve_forever, daemon=True).start()
+        threading.Thread(target=service.serve_forever, args=(0.02,), daemon=True).start()
         yield service
         service.shutdown()

@@ -61,6 +61,7 @@ def test_a_comment_of_someone_else_stays(job: str, service: CommentService, tmp_
     assert service.comments[4]["body"] == REVIEW
 
 
+@pytest.mark.slow  # connecting is tried again, with pauses
 def test_what_is_missing_is_one_line(
     service: CommentService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ from stages.report.gates import METRICS
 from tools.common import dvc_cache, repository
 
 CURVES = ("loss", "eval_loss")
+NAMES = (*METRICS, "compare", "gates")
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,14 @@ def read_workspace() -> RunFacts:
     """Read the run of the workspace.
 
     Raises:
-        click.ClickException: there is none.
+        click.ClickException: there is none, or it ended before the report.
     """
     files.require(Path("dvc.lock"), "make repro")
+    for name in NAMES:
+        files.require(Path("metrics", f"{name}.json"), "make repro")
     found = _read(lambda path: Path(path).read_text(encoding="utf-8") if Path(path).exists() else None)
+    if "report" not in found.stages:
+        raise click.ClickException("dvc.lock: the run is not complete; run `make repro` first")
     for model in MODELS:
         if (path := Path(_answers(model))).exists():
             found.answers[model] = files.read_rows(path)
@@ -95,10 +100,9 @@ def stale_stages() -> list[str]:
 
 def _read(text: Callable[[str], str | None]) -> RunFacts:
     lock = YAML(typ="safe", pure=True).load(text("dvc.lock") or "{}")
-    names = (*METRICS, "compare", "gates")
     return RunFacts(
         lock.get("stages", {}),
-        {name: json.loads(found) for name in names if (found := text(f"metrics/{name}.json"))},
+        {name: json.loads(found) for name in NAMES if (found := text(f"metrics/{name}.json"))},
         {name: _curve(text(f"metrics/train/plots/metrics/{name}.tsv") or "", name) for name in CURVES},
         {},
     )

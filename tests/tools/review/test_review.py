@@ -273,8 +273,12 @@ def test_it_is_written_to_a_file(project: Path) -> None:
     assert (project / "new/review.md").read_text(encoding="utf-8").startswith("<!-- lockstep review -->")
 
 
-def test_without_a_run_here_there_is_no_review(project: Path) -> None:
-    (project / "dvc.lock").unlink()
-    assert (
-        fail_in(project, review.main, "--rev", "main") == "dvc.lock: no such file or folder; run `make repro` first"
-    )
+def test_without_a_complete_run_here_there_is_no_review(project: Path) -> None:
+    lock = project / "dvc.lock"
+    lock.write_text(lock.read_text(encoding="utf-8").partition("  report:\n")[0], encoding="utf-8")
+    assert fail_in(project, review.main) == "dvc.lock: the run is not complete; run `make repro` first"
+    (project / "metrics/compare.json").unlink()
+    message = "metrics/compare.json: no such file or folder; run `make repro` first"
+    assert fail_in(project, review.main) == message
+    lock.unlink()
+    assert fail_in(project, review.main) == "dvc.lock: no such file or folder; run `make repro` first"
