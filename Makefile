@@ -37,7 +37,7 @@ override export VENV := $(abspath $(VENV))
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install plan doctor repro try stop tensorboard gate gates serve status logs smoke lineage card report-page trace show-tokens images runtime verify test test-fast bench bench-families bench-gpu bench-serve lint docs docs-site new update data import recipe convert audit lock
+.PHONY: help install plan doctor repro try stop tensorboard gate review comment pull push gates serve status logs smoke lineage card report-page trace show-tokens images runtime verify test test-fast bench bench-families bench-gpu bench-serve lint docs docs-site new update data import recipe convert audit lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -69,6 +69,17 @@ gate: $(VENV)/.pipeline ## print the verdict of every gate; exit 1 and say what 
 
 gates: $(VENV)/.pipeline ## propose limits for the gates from the figures of this run, with reasons (APPLY=1: write them into params.yaml)
 	@$(BIN)/python -m tools.propose $(call switch,APPLY)
+review: $(VENV)/.pipeline ## write Markdown for a pull request: a run against a revision (REV=main, OUT=review.md)
+	@$(BIN)/python -m tools.review $(call given,REV OUT)
+
+comment: $(VENV)/.pipeline ## in CI: put the review on the pull request, in place of the one before (FILE=review.md)
+	@$(BIN)/python -m tools.comment $(call given,FILE)
+
+pull: $(VENV)/.pipeline ## fetch rows, models and answers of this commit's run from the DVC remote, as far as it has them
+	@PATH="$(BIN):$$PATH" dvc pull --allow-missing
+
+push: $(VENV)/.pipeline ## store rows, models and answers of the run in the DVC remote
+	@PATH="$(BIN):$$PATH" dvc push
 
 # What `make serve` runs without containers; VLLM_VENV names an environment with another build of vLLM, such as a GPU's.
 SERVING = $(if $(filter docker,$(CHOSEN)),,$(if $(VLLM_VENV),,.serve/vllm/.made) .serve/webui/.made)

@@ -17,6 +17,7 @@ from tools import gate
 from tools.card import __main__ as card
 from tools.common import repository as git
 from tools.lineage import __main__ as lineage
+from tools.review import __main__ as review
 from tools.serve.proof import examine
 from tools.trace import __main__ as trace
 
@@ -42,6 +43,12 @@ def test_lineage_and_card_of_a_revision(repository: Recorded, nested: Recorded, 
         without_hashes(succeed_in(one.folder, main, "--rev", getattr(one, rev), *options), one)
         for one in (repository, nested)
     )
+    assert first == second
+
+
+def test_review_against_a_revision(repository: Recorded, nested: Recorded) -> None:
+    texts = [succeed_in(one.folder, review.main, "--rev", one.first) for one in (repository, nested)]
+    first, second = (re.sub(r"`?[0-9a-f]{8,12}(…`|\))", "", text) for text in texts)
     assert first == second
 
 

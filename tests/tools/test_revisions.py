@@ -10,6 +10,7 @@ from stage_runs import fail_in, succeed_in
 
 from tools.card import __main__ as card
 from tools.lineage import __main__ as lineage
+from tools.review import __main__ as review
 from tools.serve import __main__ as serve
 from tools.serve.proof import examine
 from tools.trace import __main__ as trace
@@ -22,6 +23,7 @@ TOOLS: dict[str, Callable[[str], tuple[click.Command, list[str]]]] = {
     "card": lambda rev: (card.main, ["--rev", rev]),
     "lineage": lambda rev: (lineage.main, ["--rev", rev]),
     "lineage of a file": lambda rev: (lineage.main, ["--file", "dvc.lock", "--rev", rev]),
+    "review": lambda rev: (review.main, ["--rev", rev]),
     "trace": lambda rev: (trace.main, ["rows.jsonl:1", "--rev", rev]),
 }
 

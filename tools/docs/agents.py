@@ -15,7 +15,7 @@ GROUPS = {
         *("base", "chat-templates", "data", "preprocess", "train", "merge", "awq", "eval", "compare", "report"),
         "metrics",
     ),
-    "Around the stages": ("import", "report-page", "serve", "containers", "determinism", "lineage"),
+    "Around the stages": ("import", "report-page", "ci", "serve", "containers", "determinism", "lineage"),
     "When something is wrong": ("troubleshooting", "faq", "debugging"),
     "Change it": ("architecture", "contributing", "naming", "glossary"),
 }

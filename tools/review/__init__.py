@@ -1,0 +1,1 @@
+"""Review a run against a revision, as Markdown for a pull request."""
