@@ -37,7 +37,7 @@ override export VENV := $(abspath $(VENV))
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install plan doctor repro try stop tensorboard gate review comment pull push gates serve status logs smoke lineage card report-page trace show-tokens images runtime verify test test-fast bench bench-families bench-gpu bench-serve lint docs docs-site new update data import recipe convert audit lock
+.PHONY: help install plan doctor repro try stop tensorboard gate gates review comment pull push serve status logs smoke lineage card report-page trace show-tokens images runtime verify test test-fast bench bench-families bench-gpu bench-serve lint docs new update docs-site data import recipe convert audit lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -162,7 +162,6 @@ lint: $(VENV)/.dev ## check style, types, that docs and dvc.yaml match the code,
 docs: $(VENV)/.dev ## write the generated parts of README.md, docs/ and dvc.yaml
 	@$(BIN)/python -m tools.docs
 
-new: $(VENV)/.pipeline ## make a project of your own (DIR=../mine, DATA=rows.csv, MODEL=recipe, COLUMNS as for import; docs/new-project.md)
 new: $(VENV)/.pipeline ## start a project of your own (DIR=../mine, DATA=rows.csv, MODEL=recipe, COLUMNS= and LICENCE= as for import)
 	@$(BIN)/python -m tools.new $(call given,DATA MODEL COLUMNS LICENCE) -- $(call plain,DIR)
 

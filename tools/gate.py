@@ -20,7 +20,7 @@ from stages.report.gates import GATES
 from stages.report.params import GatesParams
 from tools.common.judged_run import read_verdicts
 from tools.common.recorded_run import load_workspace
-from tools.common.stale_stages import find_stale_stages
+from tools.common.stale_stages import describe_stale_stages
 
 LINEAGE = "metrics/lineage.json"
 
@@ -31,7 +31,7 @@ def main() -> None:
     load_params(Path("params.yaml"), "gates", GatesParams)
     run = load_workspace((*METRICS, "compare", "gates", "lineage"))
     require_judged(run["metrics"]["lineage"].get("files"))
-    if stale := find_stale_stages():
+    if stale := describe_stale_stages():
         raise click.ClickException(stale)
     verdicts = read_verdicts()
 

@@ -121,7 +121,7 @@ def test_every_step_of_the_workflow_runs(github: tuple[Path, list[Done]], servic
     folder, done = github
     codes = {step.name: step.code for step in done}
     # A model of two layers and a few steps passes few gates.
-    names = ["Install", "Pull", "Build", "Push", "Review", "Comment", "Gates"]
+    names = ["Install", "Pull", "Build", "Push", "Review", "Comment", "Page", "Gates"]
     assert [(name, bool(codes[name])) for name in codes] == [(name, name == "Gates") for name in names], done[
         -1
     ].output

@@ -10,8 +10,21 @@ import click
 from tools import stop
 
 
-def find_stale_stages(instead: str = "") -> str:
+def describe_stale_stages(instead: str = "") -> str:
     """Tell which stages would run again, and why, in one line; "" where none would.
+
+    Args:
+        instead: see `find_stale_stages`.
+
+    Raises:
+        click.ClickException: see `find_stale_stages`.
+    """
+    causes = (f"{stage} ({', '.join(found)})" for stage, found in find_stale_stages(instead).items())
+    return f"the pipeline is stale: {text}; run `make repro`" if (text := "; ".join(causes)) else ""
+
+
+def find_stale_stages(instead: str = "") -> dict[str, list[str]]:
+    """Find the stages that would run again, sorted, each with what changed.
 
     `dvc status` is asked, as DVC knows the hashes of large files.
 
@@ -32,8 +45,7 @@ def find_stale_stages(instead: str = "") -> str:
     if asked.returncode:
         raise click.ClickException(f"dvc status: {' '.join(asked.stderr.split())}")
     stages = json.loads(asked.stdout)
-    causes = (f"{stage} ({', '.join(dict.fromkeys(_causes(stages[stage])))})" for stage in sorted(stages))
-    return f"the pipeline is stale: {'; '.join(causes)}; run `make repro`" if stages else ""
+    return {stage: list(dict.fromkeys(_causes(stages[stage]))) for stage in sorted(stages)}
 
 
 def _causes(changes: list[str | dict[str, dict[str, str]]]) -> Iterator[str]:

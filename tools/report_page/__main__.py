@@ -16,7 +16,8 @@ import click
 from stages.common import files
 from stages.compare.page import format_number
 from tools.common import repository
-from tools.common.recorded_run import Run, describe_run, load_run
+from tools.common.judged_run import judge_relative, load_judged
+from tools.common.recorded_run import Run, describe_run
 from tools.report_page import index_page, run_page
 from tools.report_page.charts import shown
 
@@ -33,6 +34,7 @@ def main(rev: str | None, out: Path) -> None:
     if here:
         contents = repository.workspace_files()
         run = describe_run(contents, workspace_commit())
+        run |= {"gates": judge_relative(run)}
     else:
         commit = repository.recorded(revision_of(rev, names) if rev else "HEAD")
         contents, run = repository.read_files(commit), named_run(commit, names)
@@ -68,7 +70,7 @@ def revision_of(rev: str, names: dict[str, list[tuple[str, bool]]]) -> str:
 
 def named_run(commit: repository.Commit, names: dict[str, list[tuple[str, bool]]]) -> Run:
     """Read a run; that of a DVC experiment is called by the experiment's name, as its subject is a hash."""
-    run = load_run(commit)
+    run = load_judged(commit)
     for name, is_experiment in names.get(commit, []):
         if is_experiment:
             run["commit"]["subject"] = f"experiment {name}"

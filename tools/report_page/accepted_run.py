@@ -4,7 +4,8 @@ from typing import Any
 
 from tools.common import repository
 from tools.common.model_facts import flat, params_of
-from tools.common.recorded_run import Run, load_run
+from tools.common.judged_run import load_judged
+from tools.common.recorded_run import Run
 
 SCORES = ("train", "merge", "awq", "eval/base", "eval/merged", "eval/awq")
 
@@ -13,14 +14,14 @@ def find_accepted(run: Run) -> Run | None:
     """Return the newest earlier run of which every gate passed, if there is one.
 
     Args:
-        run: from `load_run` or `describe_run`; without a commit of its own, it comes after those of HEAD.
+        run: from `load_judged` or `describe_run`; without a commit of its own, it comes after those of HEAD.
     """
     commit = run["commit"]["hash"]
     head = repository.Commit(commit) if commit else repository.resolve("HEAD")
     for earlier in repository.run_commits(head):
         if earlier == commit:
             continue
-        found = load_run(earlier)
+        found = load_judged(earlier)
         accepted = found["gates"] and all(verdict["passed"] for verdict in found["gates"].values())
         if accepted and found["stages"] != run["stages"]:
             return found

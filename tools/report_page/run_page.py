@@ -82,7 +82,7 @@ def has_scores(run: Run) -> bool:
 def word_of(verdict: dict[str, Any]) -> str:
     """Return a verdict in words."""
     if not verdict["passed"]:
-        return "failed"
+        return "cannot be judged" if verdict.get("problem") else "failed"
     return "not judged" if verdict["limit"] is None else "not measured" if verdict["value"] is None else "passed"
 
 

@@ -11,9 +11,10 @@ import click
 
 from stages.common import files
 from tools.common import repository
+from tools.common.stale_stages import find_stale_stages
 from tools.review import sections
 from tools.review.markdown import Limits, code
-from tools.review.run_facts import RunFacts, read_commit, read_workspace, stale_stages
+from tools.review.run_facts import RunFacts, read_commit, read_workspace
 from tools.review.sections import Pair
 from tools.summary import stages_since
 
@@ -30,7 +31,7 @@ def main(rev: str, out: Path | None) -> None:
     # Inputs
     commit = repository.resolve(rev)
     now, before = read_workspace(), read_commit(commit)
-    stale = stale_stages()
+    stale = list(find_stale_stages())
 
     # Work
     pairs = {model: Pair(model, before, now) for model in sections.TUNED}

@@ -1,7 +1,6 @@
 """Run facts: what a review needs of a run, read from the workspace or from a commit."""
 
 import csv
-import json
 import subprocess
 import sys
 import tempfile
@@ -11,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from ruamel.yaml import YAML
 
 from stages.common import files
 from stages.common.scores import MODELS, AnswerRow
-from stages.report.gates import METRICS
+from stages.report.figures import METRICS
 from tools.common import dvc_cache, repository
+from tools.common.dvc_lock import parse_lock
+from tools.common.judged_run import load_judged, read_verdicts
 
 CURVES = ("loss", "eval_loss")
 NAMES = (*METRICS, "compare", "gates")
@@ -60,9 +60,10 @@ def read_workspace() -> RunFacts:
     files.require(Path("dvc.lock"), "make repro")
     for name in NAMES:
         files.require(Path("metrics", f"{name}.json"), "make repro")
-    found = _read(lambda path: Path(path).read_text(encoding="utf-8") if Path(path).exists() else None)
+    found = _read(lambda path: Path(path).read_bytes() if Path(path).exists() else None)
     if "report" not in found.stages:
         raise click.ClickException("dvc.lock: the run is not complete; run `make repro` first")
+    found.metrics["gates"] = read_verdicts()
     for model in MODELS:
         if (path := Path(_answers(model))).exists():
             found.answers[model] = files.read_rows(path)
@@ -72,7 +73,9 @@ def read_workspace() -> RunFacts:
 def read_commit(commit: repository.Commit) -> RunFacts:
     """Read the run of a commit: without a dvc.lock, an empty one. Answers come from DVC's cache or its remote."""
     content = repository.read_files(commit)
-    found = _read(lambda path: content[path].decode("utf-8") if path in content else None)
+    found = _read(content.get)
+    if "gates" in found.metrics:
+        found.metrics["gates"] = load_judged(commit)["gates"]
     for model in MODELS:
         md5 = found.entries("outs").get(_answers(model), {}).get("md5")
         if md5 and (place := dvc_cache.cached_file(md5)):
@@ -84,26 +87,19 @@ def read_commit(commit: repository.Commit) -> RunFacts:
     return found
 
 
-def stale_stages() -> list[str]:
-    """List the stages of the workspace that would run again.
+def _read(content: Callable[[str], bytes | None]) -> RunFacts:
+    """Read a run from the content of files by their paths, None where there is none.
 
     Raises:
-        click.ClickException: DVC cannot tell; the message is its own.
+        click.ClickException: a file is damaged.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "status", "--json"], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise click.ClickException(f"dvc status: {done.stderr.strip()}")
-    return sorted(json.loads(done.stdout))
-
-
-def _read(text: Callable[[str], str | None]) -> RunFacts:
-    lock = YAML(typ="safe", pure=True).load(text("dvc.lock") or "{}")
+    lock = content("dvc.lock")
+    metrics = {name: (path, content(path)) for name in NAMES if (path := f"metrics/{name}.json")}
+    curves = {name: content(f"metrics/train/plots/metrics/{name}.tsv") or b"" for name in CURVES}
     return RunFacts(
-        lock.get("stages", {}),
-        {name: json.loads(found) for name in NAMES if (found := text(f"metrics/{name}.json"))},
-        {name: _curve(text(f"metrics/train/plots/metrics/{name}.tsv") or "", name) for name in CURVES},
+        parse_lock(lock, "dvc.lock") if lock else {},
+        {name: files.parse_json(found, path) for name, (path, found) in metrics.items() if found is not None},
+        {name: _curve(found.decode("utf-8"), name) for name, found in curves.items()},
         {},
     )
 

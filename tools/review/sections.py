@@ -279,7 +279,9 @@ def _verdict(score: str, found: dict[str, float]) -> str:
 def _word(verdict: dict[str, Any]) -> str:
     if not verdict:
         return ""
-    return "**failed**" if not verdict["passed"] else "not judged" if verdict["limit"] is None else "passed"
+    if not verdict["passed"]:
+        return "**cannot be judged**" if verdict.get("problem") else "**failed**"
+    return "not judged" if verdict["limit"] is None else "passed"
 
 
 def _last_question(row: AnswerRow) -> str:

@@ -13,7 +13,7 @@ from stages.report.gates import GATES
 from tools.common import dvc_cache, repository
 from tools.common.dvc_lock import DvcLock, read_lock
 from tools.common.judged_run import load_judged, read_verdicts
-from tools.common.stale_stages import find_stale_stages
+from tools.common.stale_stages import describe_stale_stages
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def examine(kind: str, rev: str | None) -> Model:
     made = _recorded_md5(read_lock(None), kind)
     model_folder.require(Path("models", kind), "make repro")
     here = dvc_cache.folder_md5(Path("models", kind))
-    stale = find_stale_stages(
+    stale = describe_stale_stages(
         ", or serve what is committed: `make serve REV=HEAD`"
     )  # first: DVC removes from its cache what was changed there, through a link
     problems = []
