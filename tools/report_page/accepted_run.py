@@ -3,8 +3,8 @@
 from typing import Any
 
 from tools.common import repository
-from tools.common.model_facts import flat, params_of
 from tools.common.judged_run import load_judged
+from tools.common.model_facts import flat, params_of
 from tools.common.recorded_run import Run
 
 SCORES = ("train", "merge", "awq", "eval/base", "eval/merged", "eval/awq")
