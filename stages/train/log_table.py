@@ -15,10 +15,13 @@ COLUMNS = (("step", 7), ("loss", 9), ("eval loss", 10), ("lr", 10), ("tokens/s",
 class LogTable(TrainerCallback):
     """Print step, losses, learning rate, speed and time left, as a table that grows."""
 
+    def __init__(self) -> None:
+        self.shown = False  # until a training begins: an evaluation alone prints nothing
+        self.evaluation: tqdm[Any] | None = None
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.shown = state.is_world_process_zero
         self.first, self.start = state.global_step, time.monotonic()
-        self.evaluation: tqdm[Any] | None = None
         options = {} if self.shown else {"disable": True}
         self.training = track(None, "train", "step", state.max_steps, initial=self.first, **options)
         if self.shown:

@@ -198,7 +198,7 @@ def test_gate_names_the_gate_and_lineage_and_card_the_commit(workspace: Path) ->
 
     gate = tool("tools.gate")
     assert gate.returncode == 1
-    assert "merged_exact_match_gain: see " in gate.stderr
+    assert "train_eval_loss: see " in gate.stderr
     lineage = tool("tools.lineage", "--model", "awq", "--format", "json")
     assert lineage.stderr == ""  # nothing in the commit or the workspace is of another run
     found = json.loads(lineage.stdout)

@@ -54,7 +54,7 @@ def generated() -> Iterator[tuple[str, str]]:
     """Yield name and text of every generated part of a page, apart from those that need a run or other files."""
     stages = read_yaml(Path("dvc.yaml"))["stages"]
     yield "stages", tables.stage_table(stages)
-    yield "metrics", metric_words.metrics_table(Path("metrics"))
+    yield "metrics", metric_words.metrics_table()
     yield "summary", agents.SUMMARY
     yield "params", tables.params_table(DEFAULTS)
     yield "formats", tables.formats_blocks()

@@ -43,8 +43,10 @@ def test_a_fresh_clone_is_planned_before_any_stage_has_run(clone: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert [one["stage"] for one in found["stages"]] == STAGES
-    assert {one["does"] for one in found["stages"]} == {"runs"}
-    for one in found["stages"]:
+    *running, report = found["stages"]
+    assert {one["does"] for one in running} == {"runs"}
+    assert report["does"] in ("runs", "cached")  # all that it writes is in git
+    for one in running:
         assert one["seconds"] > 0, one
         assert one["host_memory_bytes"] > 10e6, one
     assert found["about"]["weights"] == pytest.approx(1.05e6, rel=0.01)
