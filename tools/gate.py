@@ -31,7 +31,7 @@ def main() -> None:
     load_params(Path("params.yaml"), "gates", GatesParams)
     run = load_workspace((*METRICS, "compare", "gates", "lineage"))
     require_judged(run["metrics"]["lineage"].get("files"))
-    if stale := describe_stale_stages():
+    if stale := describe_stale_stages(cached=False):  # the verdict is that of the files, wherever they are kept
         raise click.ClickException(stale)
     verdicts = read_verdicts()
 

@@ -56,6 +56,8 @@ def test_every_stage_runs_and_the_checkout_stays_as_it_is(checkout: Path) -> Non
     assert not (checkout / ".dvc" / "cache" / "files").exists()
     copy = checkout / ".scratch" / "try"
     assert (copy / "notes.txt").exists()
+    gate = subprocess.run([sys.executable, "-m", "tools.gate"], cwd=copy, capture_output=True, text=True)
+    assert "FAILED" in gate.stdout, gate.stderr  # it is judged, though DVC's cache has nothing of it
     assert files.read_json(copy / "metrics" / "preprocess.json")["rows_read"] == 32 * len(
         list((copy / "data/raw").glob("*.jsonl"))
     )

@@ -9,17 +9,25 @@ import click
 
 from tools import stop
 
+NOT_CACHED = "not in cache"  # the file is that of dvc.lock, but DVC has no copy, as after `dvc repro --no-commit`
 
-def describe_stale_stages(instead: str = "") -> str:
+
+def describe_stale_stages(instead: str = "", *, cached: bool = True) -> str:
     """Tell which stages would run again, and why, in one line; "" where none would.
 
     Args:
         instead: see `find_stale_stages`.
+        cached: whether a file that is right, but not in DVC's cache, counts.
 
     Raises:
         click.ClickException: see `find_stale_stages`.
     """
-    causes = (f"{stage} ({', '.join(found)})" for stage, found in find_stale_stages(instead).items())
+    stages = find_stale_stages(instead)
+    if not cached:
+        stages = {
+            name: [cause for cause in found if not cause.endswith(NOT_CACHED)] for name, found in stages.items()
+        }
+    causes = (f"{stage} ({', '.join(found)})" for stage, found in stages.items() if found)
     return f"the pipeline is stale: {text}; run `make repro`" if (text := "; ".join(causes)) else ""
 
 
